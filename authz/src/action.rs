@@ -143,6 +143,14 @@ impl Action {
         self as usize
     }
 
+    /// The name after the colon, lower case.
+    #[must_use]
+    pub fn lower_name(self) -> &'static str {
+        static LOWER: std::sync::LazyLock<Vec<String>> =
+            std::sync::LazyLock::new(|| Action::ALL.iter().map(|a| a.name().to_ascii_lowercase()).collect());
+        LOWER.get(self.index()).map_or("", String::as_str)
+    }
+
     /// The action of a full name, case aside.
     #[must_use]
     pub fn from_full_name(name: &str) -> Option<Self> {

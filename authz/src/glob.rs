@@ -56,6 +56,24 @@ impl Glob {
         }
     }
 
+    /// A text that matches, with `filler` for every `*`.
+    #[must_use]
+    pub fn sample(&self, filler: &str) -> String {
+        match self {
+            Self::Any => filler.to_owned(),
+            Self::Exact(text) => text.to_string(),
+            Self::Prefix(prefix) => format!("{prefix}{filler}"),
+            Self::Tokens(tokens) => tokens.iter().fold(String::new(), |mut text, token| {
+                match token {
+                    Token::Literal(c) => text.push(*c),
+                    Token::One => text.push('x'),
+                    Token::Many => text.push_str(filler),
+                }
+                text
+            }),
+        }
+    }
+
     /// Whether this is `*`.
     #[must_use]
     pub fn is_any(&self) -> bool {

@@ -22,6 +22,7 @@ pub use template::VariableError;
 pub(crate) use document::read;
 pub(crate) use principal::{Fit, PrincipalPattern};
 pub(crate) use resource::ResourcePattern;
-pub(crate) use statement::Miss;
+pub use statement::Miss;
+pub(crate) use statement::Question;
 pub(crate) use template::Template;
 pub(crate) use condition::Quantifier;

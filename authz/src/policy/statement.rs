@@ -89,7 +89,7 @@ impl Statement {
         self.at
     }
 
-    pub fn names_action(&self, action: ActionName<'_>) -> bool {
+    pub(crate) fn names_action(&self, action: ActionName<'_>) -> bool {
         match action.known {
             Some(known) => self.mask & known.bit() != 0,
             None => self.actions.iter().any(|p| p.matches(action)) != self.not_action,
@@ -111,7 +111,7 @@ impl Statement {
     }
 
     /// Whether it matches, and how its principal fits.
-    pub fn matches(&self, question: &Question<'_>) -> Option<Fit> {
+    pub(crate) fn matches(&self, question: &Question<'_>) -> Option<Fit> {
         if !self.names_action(question.action) || !self.names_resource(question) {
             return None;
         }
@@ -120,7 +120,7 @@ impl Statement {
     }
 
     /// Why it does not match; `None` when it does.
-    pub fn miss(&self, question: &Question<'_>) -> Option<Miss> {
+    pub(crate) fn miss(&self, question: &Question<'_>) -> Option<Miss> {
         if !self.names_action(question.action) {
             return Some(Miss::Action);
         }

@@ -89,6 +89,25 @@ impl Template {
         pieces.iter().filter_map(|p| if let Piece::Key { lower, .. } = p { Some(&**lower) } else { None })
     }
 
+    /// A text that matches, with `filler` for every `*`; `None` when a variable has no value.
+    pub fn sample(&self, facts: &Facts<'_>, filler: &str) -> Option<String> {
+        let fill = |text: &str| text.replace('*', filler).replace('?', "x");
+        match self {
+            Self::Fixed(glob) => Some(glob.sample(filler)),
+            Self::Variable(pieces) => {
+                let mut sample = String::new();
+                for piece in pieces {
+                    match piece {
+                        Piece::Literal(text) => sample.push_str(text),
+                        Piece::Pattern(text) => sample.push_str(&fill(text)),
+                        Piece::Key { lower, default } => sample.push_str(&resolve(facts, lower, default.as_deref())?),
+                    }
+                }
+                Some(sample)
+            }
+        }
+    }
+
     /// Whether a text matches; `None` when a variable has no value.
     pub fn matches(&self, facts: &Facts<'_>, text: &str, ignore_case: bool) -> Option<bool> {
         match self {
