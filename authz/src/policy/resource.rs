@@ -131,14 +131,6 @@ impl ArnPattern {
     pub fn service(&self) -> &Glob {
         &self.service
     }
-
-    pub fn account(&self) -> &Glob {
-        &self.account
-    }
-
-    pub fn region(&self) -> &Glob {
-        &self.region
-    }
 }
 
 /// Splits at the first five colons that are not inside `${…}`.
