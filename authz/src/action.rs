@@ -259,6 +259,12 @@ impl ActionPattern {
         Ok(Self::Of { service: service.to_ascii_lowercase().into(), name: Glob::new(&name.to_ascii_lowercase()) })
     }
 
+    /// A pattern for a name that no action has; for simulations of what AWS stores but never matches.
+    pub(crate) fn never(text: &str) -> Option<Self> {
+        let (service, name) = text.split_once(':')?;
+        Some(Self::Of { service: service.to_ascii_lowercase().into(), name: Glob::literal(name) })
+    }
+
     /// Whether it names the action.
     #[must_use]
     pub fn matches(&self, action: ActionName<'_>) -> bool {

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use crate::action::{self, Action, ActionName};
+use crate::arn::ResourceName;
 use crate::decision::{Layer, StatementRef};
 use crate::policy::{Attached, Document, Effect, Fit, Question, Statement};
 
@@ -115,6 +116,9 @@ impl CompiledSet {
     /// Every denying statement.
     pub fn denying(&self, question: &Question<'_>) -> Vec<u32> {
         let rows = self.rows(Effect::Deny, question.action.known);
+        // Guardrails hold for principals of the organisation's accounts; nobody and services are none.
+        let guarded = !question.caller.is_anonymous() && !question.caller.is_service();
+        let rows = rows.filter(|(_, c, _)| guarded || !matches!(c.layer, Layer::Guardrail(_)));
         rows.filter(|(_, _, s)| s.matches(question).is_some()).map(|(row, _, _)| row).collect()
     }
 
@@ -151,7 +155,12 @@ impl CompiledSet {
         if let Some((Fit::Direct, row)) = grants.resource_direct {
             return Ok(with(used, [Some(row), session.transpose()?]));
         }
-        let delegated = if sides.delegation_needed && self.has_resource {
+        let asks = match sides.delegation {
+            Delegation::Implied => false,
+            Delegation::IfPolicy => self.has_resource,
+            Delegation::Always => true,
+        };
+        let delegated = if asks {
             Some(grants.resource_account.ok_or(Layer::Resource))
         } else {
             None
@@ -207,16 +216,29 @@ impl CompiledSet {
 pub(crate) struct Sides<'a> {
     /// The account that owns the resource.
     pub resource_account: Option<&'a str>,
-    /// The resource's service asks its own policy even for callers of its account (KMS keys, role trust).
-    pub delegation_needed: bool,
+    /// Whether the resource's own policy must let its account's identity policies decide.
+    pub delegation: Delegation,
 }
 
-/// Whether a resource's own policy must let its account's identity policies decide.
-pub(crate) fn delegation_needed(action: ActionName<'_>, resource: crate::arn::ResourceName<'_>) -> bool {
-    match action.service {
-        "kms" => resource.rest.starts_with("key/"),
-        "sts" => true,
-        _ => false,
+/// Whether a resource trusts its own account's identity policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delegation {
+    /// As nearly everywhere.
+    Implied,
+    /// Only as its policy says, when it has one: roles and their trust policies.
+    IfPolicy,
+    /// Only as its policy says: KMS keys.
+    Always,
+}
+
+impl Delegation {
+    /// The rule of the action's service.
+    pub fn of(action: ActionName<'_>, resource: ResourceName<'_>) -> Self {
+        match action.service {
+            "kms" if resource.rest.starts_with("key/") => Self::Always,
+            "sts" => Self::IfPolicy,
+            _ => Self::Implied,
+        }
     }
 }
 

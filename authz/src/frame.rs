@@ -22,7 +22,7 @@ use crate::action::{Action, ActionName};
 use crate::arn::ResourceName;
 use crate::context::{Facts, Keys, RequestContext};
 use crate::decision::{Decision, Layer, StatementRef, Verdict};
-use crate::evaluate::{CompiledSet, Sides, delegation_needed};
+use crate::evaluate::{CompiledSet, Delegation, Sides};
 use crate::policy::{Caller, Question};
 
 /// Everything about a caller that stays while the policies stay.
@@ -126,7 +126,7 @@ impl Asked {
         let question = Question { action, resource, caller: &self.bound.caller, facts: &facts, bounded };
         let sides = Sides {
             resource_account: self.bound.resource_account.as_deref(),
-            delegation_needed: delegation_needed(action, resource),
+            delegation: Delegation::of(action, resource),
         };
         let answer = look(&question, &sides);
         if let Some(until) = facts.valid_until() {
@@ -159,7 +159,7 @@ pub(crate) fn judge_directly(bound: &Bound, action: Action, resource: ResourceNa
     let action = ActionName { service: crate::action::SERVICE, name: lower, known: Some(action) };
     let bounded = bound.set.has_boundary;
     let question = Question { action, resource, caller: &bound.caller, facts: &facts, bounded };
-    let sides = Sides { resource_account: bound.resource_account.as_deref(), delegation_needed: false };
+    let sides = Sides { resource_account: bound.resource_account.as_deref(), delegation: Delegation::Implied };
     bound.set.denying(&question).is_empty() && bound.set.granting(&question, &sides).is_ok()
 }
 

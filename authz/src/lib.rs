@@ -31,6 +31,7 @@ mod frame;
 mod glob;
 pub mod json;
 mod lint;
+pub mod matrix;
 pub mod organisation;
 pub mod policy;
 mod session;

@@ -64,7 +64,20 @@ impl Simulator {
             resource_account: Some(account.into()),
         };
         let action = simulation.action.to_ascii_lowercase().into_boxed_str();
-        self.frame.decide(Asked::new(Arc::new(bound), action, simulation.resource.into(), simulation.context))
+        let anonymous = bound.caller.is_anonymous();
+        let owned_by_aws = changes_what_aws_owns(&action, &simulation.resource);
+        let asks_who_it_is = &*action == "sts:getcalleridentity" && !anonymous;
+        let asked = Asked::new(Arc::new(bound), action, simulation.resource.into(), simulation.context);
+        let mut decision = self.frame.decide(asked);
+        if asks_who_it_is {
+            // AWS: needs no permission and cannot be denied.
+            decision.verdict = Verdict::Allowed;
+            decision.decisive = Arc::default();
+        } else if owned_by_aws && decision.is_allowed() {
+            decision.verdict = Verdict::ImplicitlyDenied;
+            decision.decisive = Arc::default();
+        }
+        decision
     }
 
     /// Judges one line and writes the answer as one line, without its end.
@@ -86,6 +99,22 @@ impl Simulator {
             Err(error) => refused(&id, &error.to_string()),
         }
     }
+}
+
+/// AWS's own policies, roles and key aliases cannot be changed by anybody.
+fn changes_what_aws_owns(action: &str, resource: &str) -> bool {
+    let name = ResourceName::split(resource);
+    let owned = match action.split_once(':') {
+        Some(("iam", _)) => {
+            (name.account == "aws" && name.rest.starts_with("policy/")) || name.rest.starts_with("role/aws-reserved/")
+        }
+        Some(("kms", verb)) => verb.ends_with("alias") && name.rest.starts_with("alias/aws/"),
+        _ => false,
+    };
+    let verbs = ["create", "delete", "set", "tag", "untag", "attach", "detach", "put", "pass", "update"];
+    let verb = action.split_once(':').map_or("", |(_, verb)| verb);
+    // Attaching an AWS policy changes the role, not the policy.
+    owned && verbs.iter().any(|v| verb.starts_with(v))
 }
 
 /// Why a line cannot be judged.
@@ -145,13 +174,23 @@ fn read(node: &Node) -> Result<Simulation, SimulationError> {
         resource: one_level("resource", DocumentKind::Resource)?,
     };
     Ok(Simulation {
-        principal: text("principal")?,
+        principal: principal(node.member("principal"))?,
         action: text("action")?,
         resource: text("resource")?,
         resource_account: node.member("resourceAccount").and_then(Node::text).map(str::to_owned),
         context: RequestContext { now_ms: None, keys: Arc::new(context(node.member("context"))?) },
         layers,
     })
+}
+
+/// Nobody is `null`, `*` or absent.
+fn principal(node: Option<&Node>) -> Result<String, SimulationError> {
+    match node.map(|n| &n.value) {
+        None | Some(Value::Null) => Ok("*".to_owned()),
+        Some(Value::Text(text)) => Ok(text.to_string()),
+        Some(Value::Object(members)) if members.iter().any(|m| m.node.text() == Some("Anonymous")) => Ok("*".to_owned()),
+        Some(_) => Err(SimulationError::Member { name: "principal" }),
+    }
 }
 
 fn context(node: Option<&Node>) -> Result<Keys, SimulationError> {

@@ -2,10 +2,10 @@
 
 use super::condition::Condition;
 use super::document::{Document, DocumentKind};
-use super::principal::{self, PrincipalSet};
+use super::principal::{self, PrincipalError, PrincipalSet};
 use super::resource::ResourcePattern;
 use super::statement::{Effect, Statement};
-use crate::action::{self, ActionPattern};
+use crate::action::{self, ActionError, ActionPattern};
 use crate::finding::{Findings, Problem};
 use crate::json::{Member, Node, Position, Value};
 
@@ -37,7 +37,6 @@ pub(super) fn document(node: &Node, kind: DocumentKind, findings: &mut Findings<
     };
     if list.elements().is_empty() {
         findings.add(list.at, Problem::Empty { element: "Statement".into() });
-        return None;
     }
     let mut statements: Vec<Statement> = Vec::with_capacity(list.elements().len());
     for element in list.elements() {
@@ -96,6 +95,8 @@ fn statement(node: &Node, kind: DocumentKind, variables: bool, findings: &mut Fi
     let needs_resource = kind != DocumentKind::Trust;
     let resources = match one_of(node, members, "Resource", "NotResource", needs_resource, findings) {
         Some((not, n)) => resource_list(n, variables, findings).map(|list| Some((not, list))),
+        // A trust policy given to a simulation as the resource's.
+        None if kind == DocumentKind::Resource && find(members, "Resource").is_none() => Some(None),
         None if needs_resource => None,
         None => Some(None),
     };
@@ -223,7 +224,10 @@ fn action_list(node: &Node, findings: &mut Findings<'_>) -> Option<Vec<ActionPat
             }
             Err(why) => {
                 findings.add(at, Problem::BadAction { action: text.into(), why });
-                sound = false;
+                match ActionPattern::never(text).filter(|_| why == ActionError::BadName) {
+                    Some(pattern) => list.push(pattern),
+                    None => sound = false,
+                }
             }
         }
     }
@@ -263,12 +267,15 @@ fn principals(
     }
     let required = kind != DocumentKind::ResourceControl;
     let Some((negated, found)) = one_of(node, members, "Principal", "NotPrincipal", required, findings) else {
-        return if required { None } else { Some(None) };
+        // Without a principal nobody is meant; both of the pair is no meaning at all.
+        let both = find(members, "Principal").is_some();
+        let nobody = required.then(|| PrincipalSet { negated: false, patterns: Vec::new() });
+        return (!both).then_some(nobody);
     };
     let mut sound = true;
     let set = principal::parse(found, negated, &mut |at, text, why| {
         findings.add(at, Problem::BadPrincipal { principal: text.into(), why });
-        sound = false;
+        sound &= why == PrincipalError::Bare;
     });
     // A resource control policy holds for everybody; AWS takes only `*` there.
     if kind == DocumentKind::ResourceControl {

@@ -141,6 +141,9 @@ pub enum PrincipalError {
     /// Neither a string nor an object of strings.
     #[error("it is neither `\"*\"` nor an object of kinds and names")]
     BadForm,
+    /// A name without its kind.
+    #[error("a name stands without its kind")]
+    Bare,
     /// A list without elements.
     #[error("it names nobody")]
     Empty,
@@ -173,7 +176,17 @@ pub(crate) fn parse(
                 }
             }
         }
-        _ => wrong(node.at, node.text().unwrap_or(""), PrincipalError::BadForm),
+        Value::Text(text) => {
+            // Refused in a set; a simulation reads it as AWS once did.
+            match one("AWS", text) {
+                Ok(pattern) => {
+                    wrong(node.at, text, PrincipalError::Bare);
+                    patterns.push(pattern);
+                }
+                Err(why) => wrong(node.at, text, why),
+            }
+        }
+        _ => wrong(node.at, "", PrincipalError::BadForm),
     }
     PrincipalSet { negated, patterns }
 }
@@ -193,7 +206,6 @@ fn one(kind: &str, text: &str) -> Result<PrincipalPattern, PrincipalError> {
                 Ok(PrincipalPattern::Arn(text.into()))
             }
         }
-        "Service" | "Federated" | "CanonicalUser" if text == "*" => Ok(PrincipalPattern::Other(text.into())),
         "Service" | "Federated" | "CanonicalUser" => Ok(PrincipalPattern::Other(text.into())),
         _ => Err(PrincipalError::UnknownKind),
     }
