@@ -41,7 +41,9 @@ fn one(statement: &Statement, kind: DocumentKind, findings: &mut Findings<'_>) {
 
 /// Actions named (not by a wildcard over all) of which no resource of the statement is of their type.
 fn wrong_resource_types(statement: &Statement, findings: &mut Findings<'_>) {
-    let Some(resources) = &statement.resources else { return };
+    let Some(resources) = &statement.resources else {
+        return;
+    };
     if statement.mask.count_ones() > 6 {
         return;
     }
@@ -54,14 +56,24 @@ fn wrong_resource_types(statement: &Statement, findings: &mut Findings<'_>) {
             }
         });
         if !covers {
-            findings.add(statement.at, Problem::WrongResourceType { action: action.full_name(), applies: word });
+            findings.add(
+                statement.at,
+                Problem::WrongResourceType {
+                    action: action.full_name(),
+                    applies: word,
+                },
+            );
         }
     }
 }
 
 /// Allows that an unconditional Deny of the same document takes back in full.
 fn shadowed(document: &Document, findings: &mut Findings<'_>) {
-    for allow in document.statements().iter().filter(|s| s.effect == Effect::Allow && s.mask != 0) {
+    for allow in document
+        .statements()
+        .iter()
+        .filter(|s| s.effect == Effect::Allow && s.mask != 0)
+    {
         let by = (0..).zip(document.statements()).find(|(_, deny)| {
             deny.effect == Effect::Deny
                 && deny.conditions.is_empty()
@@ -78,20 +90,29 @@ fn shadowed(document: &Document, findings: &mut Findings<'_>) {
 }
 
 fn covers(deny: &Statement, allow: &Statement) -> bool {
-    let (Some(denied), Some(allowed)) = (&deny.resources, &allow.resources) else { return false };
-    denied.contains(&ResourcePattern::Every) || allowed.iter().all(|pattern| denied.contains(pattern))
+    let (Some(denied), Some(allowed)) = (&deny.resources, &allow.resources) else {
+        return false;
+    };
+    denied.contains(&ResourcePattern::Every)
+        || allowed.iter().all(|pattern| denied.contains(pattern))
 }
 
 /// Actions whose use always meets another one in the same client flow.
 fn missing_companions(document: &Document, findings: &mut Findings<'_>) {
-    let allowed = document.statements().iter().filter(|s| s.effect == Effect::Allow);
+    let allowed = document
+        .statements()
+        .iter()
+        .filter(|s| s.effect == Effect::Allow);
     let mask = allowed.clone().fold(0, |mask, s| mask | s.mask);
     for (action, needed) in COMPANIONS {
         if mask & action.bit() != 0
             && mask & needed.bit() == 0
             && let Some(statement) = allowed.clone().find(|s| s.mask & action.bit() != 0)
         {
-            let problem = Problem::NeedsAsWell { action: action.full_name(), needed: needed.full_name() };
+            let problem = Problem::NeedsAsWell {
+                action: action.full_name(),
+                needed: needed.full_name(),
+            };
             findings.add(statement.at, problem);
         }
     }
@@ -105,7 +126,10 @@ const COMPANIONS: &[(Action, Action)] = &[
     (Action::ReadData, Action::DescribeTopic),
     (Action::WriteData, Action::DescribeTopic),
     (Action::AlterGroup, Action::DescribeGroup),
-    (Action::AlterTransactionalId, Action::DescribeTransactionalId),
+    (
+        Action::AlterTransactionalId,
+        Action::DescribeTransactionalId,
+    ),
     (Action::AlterTopic, Action::DescribeTopic),
     (Action::DeleteTopic, Action::DescribeTopic),
 ];
