@@ -28,10 +28,6 @@ pub(crate) struct ArnPattern {
     /// The word with its separator, compared as it stands.
     product: Box<str>,
     id: Template,
-    /// Had fewer than six parts, so that the missing ones are `*`.
-    pub short: bool,
-    /// As written.
-    pub text: Box<str>,
 }
 
 /// What is wrong with a resource of a policy.
@@ -99,8 +95,6 @@ impl ResourcePattern {
             account,
             product,
             id,
-            short,
-            text: text.into(),
         };
         Ok(Self::Arn(Box::new(arn)))
     }
