@@ -203,3 +203,6 @@ fn add(digest: &mut digest::Context, bytes: &[u8]) {
     digest.update(&bytes.len().to_be_bytes());
     digest.update(bytes);
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,7 +95,10 @@ pub(super) fn server(authority: &Authority, names: &[String], now: OffsetDateTim
 pub(super) fn client(authority: &Authority, tenant: &str, principal: &str, now: OffsetDateTime) -> Result<Issued, PkiError> {
     check_name(principal)?;
     let mut params = params(principal, now, CLIENT_DAYS);
+    // Written from the general to the specific; as text it is read the other way: `CN=producer,O=acme`.
+    params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, tenant);
+    params.distinguished_name.push(DnType::CommonName, principal);
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     leaf(params, authority)
 }

@@ -211,3 +211,6 @@ fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> PkiError {
 fn unix(now: OffsetDateTime) -> UnixTime {
     UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(now.unix_timestamp()).unwrap_or(0)))
 }
+
+#[cfg(test)]
+mod tests;
