@@ -184,12 +184,11 @@ fn server_certificate_of_a_tenants_authority_is_no_client_certificate() {
 #[test]
 fn names_answered_to_are_those_of_the_certificate_and_the_allowed_ones() {
     let fixture = Fixture::new();
-    fixture.pki.server(&["*.example".to_owned()]).unwrap();
     let tls = fixture.open().unwrap();
     let server = |name: &str| handshake(fixture.client("acme"), tls.kafka_config(), name).server;
     assert_eq!(server("Kafka.example").unwrap().server_name(), Some("kafka.example"));
     assert_eq!(server("127.0.0.1").unwrap().server_name(), None);
-    assert!(matches!(server("a.b.example"), Err(Error::General(_))));
+    assert!(matches!(server("a.kafka.example"), Err(Error::General(_))));
 }
 
 #[test]
