@@ -171,3 +171,54 @@ fn alias(path: &Path) -> Result<Arc<str>, TlsError> {
     let stem = path.file_stem().and_then(|stem| stem.to_str()).filter(wanted);
     stem.map(Arc::from).ok_or_else(|| TlsError::BadAlias { path: path.to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::testing::Fixture;
+    use crate::{config, distinguished_name};
+
+    fn authorities(fixture: &Fixture) -> ClientAuthorities {
+        let paths = files::pem_files(&fixture.tls_files().client_ca_dir).unwrap();
+        let read = paths.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect::<Vec<_>>();
+        ClientAuthorities::new(&read, &config::provider()).unwrap()
+    }
+
+    fn leaf(fixture: &Fixture) -> CertificateDer<'static> {
+        let path = fixture.client_folder("acme").join("cert.pem");
+        files::certificates(&path, &fs::read(&path).unwrap()).unwrap().remove(0)
+    }
+
+    #[test]
+    fn certificate_with_any_byte_changed_is_nobodys() {
+        let fixture = Fixture::new();
+        let (authorities, leaf) = (authorities(&fixture), leaf(&fixture));
+        assert_eq!(&*authorities.vouch(&leaf, &[], UnixTime::now()).unwrap(), "acme");
+        for at in 0..leaf.len() {
+            for mask in [0x01, 0x80] {
+                let mut bytes = leaf.to_vec();
+                bytes[at] ^= mask;
+                if let Ok((_, parsed)) = X509Certificate::from_der(&bytes) {
+                    let _ = distinguished_name::rfc2253(parsed.subject());
+                }
+                assert!(authorities.vouch(&CertificateDer::from(bytes), &[], UnixTime::now()).is_err(), "byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn longer_chain_than_the_bound_is_refused_before_any_signature_is_checked() {
+        let fixture = Fixture::new();
+        let (authorities, leaf) = (authorities(&fixture), leaf(&fixture));
+        let chain = vec![leaf.clone(); INTERMEDIATES_MAX + 1];
+        assert!(authorities.vouch(&leaf, &chain[1..], UnixTime::now()).is_ok());
+        assert!(authorities.vouch(&leaf, &chain, UnixTime::now()).is_err());
+    }
+
+    #[test]
+    fn unidentified_peer_is_given_no_list_of_tenants() {
+        assert!(authorities(&Fixture::new()).root_hint_subjects().is_empty());
+    }
+}
