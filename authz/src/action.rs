@@ -244,8 +244,8 @@ pub enum ActionPattern {
     Every,
     /// `service:pattern`, both lower case.
     Of {
-        /// The service prefix.
-        service: Box<str>,
+        /// The service prefix; `None` is ours.
+        service: Option<Box<str>>,
         /// The pattern of the name.
         name: Glob,
     },
@@ -272,7 +272,7 @@ impl ActionPattern {
             return Err(ActionError::BadName);
         }
         Ok(Self::Of {
-            service: service.to_ascii_lowercase().into(),
+            service: foreign(service),
             name: Glob::new(&name.to_ascii_lowercase()),
         })
     }
@@ -281,7 +281,7 @@ impl ActionPattern {
     pub(crate) fn never(text: &str) -> Option<Self> {
         let (service, name) = text.split_once(':')?;
         Some(Self::Of {
-            service: service.to_ascii_lowercase().into(),
+            service: foreign(service),
             name: Glob::literal(name),
         })
     }
@@ -291,7 +291,9 @@ impl ActionPattern {
     pub fn matches(&self, action: ActionName<'_>) -> bool {
         match self {
             Self::Every => true,
-            Self::Of { service, name } => &**service == action.service && name.matches(action.name),
+            Self::Of { service, name } => {
+                service.as_deref().unwrap_or(SERVICE) == action.service && name.matches(action.name)
+            }
         }
     }
 
@@ -300,13 +302,21 @@ impl ActionPattern {
     pub fn mask(&self) -> u32 {
         match self {
             Self::Every => ALL_BITS,
-            Self::Of { service, name } if &**service == SERVICE => Action::ALL
+            Self::Of {
+                service: None,
+                name,
+            } => Action::ALL
                 .iter()
                 .filter(|a| name.matches(&a.name().to_ascii_lowercase()))
                 .fold(0, |mask, a| mask | a.bit()),
             Self::Of { .. } => 0,
         }
     }
+}
+
+/// The prefix in lower case; `None` when it is ours.
+fn foreign(service: &str) -> Option<Box<str>> {
+    (!service.eq_ignore_ascii_case(SERVICE)).then(|| service.to_ascii_lowercase().into())
 }
 
 /// The service prefix of our actions.

@@ -52,7 +52,7 @@ fn wrong_resource_types(statement: &Statement, findings: &mut Findings<'_>) {
         let covers = resources.iter().any(|pattern| match pattern {
             ResourcePattern::Every => true,
             ResourcePattern::Arn(arn) => {
-                arn.service().matches("kafka") && arn.type_word().is_none_or(|w| w == word)
+                arn.covers_service("kafka") && arn.type_word().is_none_or(|w| w == word)
             }
         });
         if !covers {

@@ -327,7 +327,7 @@ fn action_list(node: &Node, findings: &mut Findings<'_>) -> Option<Vec<ActionPat
     for (at, text) in texts(node, "Action", false, findings)? {
         match ActionPattern::parse(text) {
             Ok(pattern) => {
-                if matches!(&pattern, ActionPattern::Of { service, .. } if &**service == action::SERVICE)
+                if matches!(&pattern, ActionPattern::Of { service: None, .. })
                     && pattern.mask() == 0
                 {
                     findings.add(

@@ -21,10 +21,9 @@ pub(crate) enum ResourcePattern {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ArnPattern {
-    partition: Glob,
-    service: Glob,
-    region: Glob,
-    account: Glob,
+    /// `partition:service:region:account`, patterns as written. One text for four patterns: most documents are small,
+    /// and there may be very many.
+    head: Box<str>,
     /// The word with its separator, compared as it stands.
     product: Box<str>,
     id: Template,
@@ -64,13 +63,11 @@ impl ResourcePattern {
         if variables && parts.iter().take(5).any(|p| p.contains("${")) {
             return Err(ArnError::VariableTooEarly);
         }
-        let mut glob = || Glob::new(part.next().unwrap_or("*"));
-        let (partition, service, region, account) = (glob(), glob(), glob(), glob());
-        let rest = part.next().unwrap_or("*");
+        let mut next = || part.next().unwrap_or("*");
+        let (partition, service, region, account, rest) = (next(), next(), next(), next(), next());
+        let head = [partition, service, region, account].join(":").into();
         // S3 names are global and have no type word: the whole part is the id.
-        let plain_id = service.exact() == Some("s3")
-            && region.exact() == Some("")
-            && account.exact() == Some("");
+        let plain_id = (service, region, account) == ("s3", "", "");
         let word_end = if plain_id {
             None
         } else {
@@ -88,14 +85,7 @@ impl ResourcePattern {
             },
         )?;
         let product = product.into();
-        let arn = ArnPattern {
-            partition,
-            service,
-            region,
-            account,
-            product,
-            id,
-        };
+        let arn = ArnPattern { head, product, id };
         Ok(Self::Arn(Box::new(arn)))
     }
 
@@ -113,13 +103,14 @@ impl ArnPattern {
         if !resource.is_arn {
             return Some("the resource is no ARN");
         }
-        for (pattern, part, name) in [
-            (&self.service, resource.service, "service"),
-            (&self.account, resource.account, "account"),
-            (&self.region, resource.region, "region"),
-            (&self.partition, resource.partition, "partition"),
-        ] {
-            if !pattern.matches(part) {
+        let parts = [
+            (resource.partition, "partition"),
+            (resource.service, "service"),
+            (resource.region, "region"),
+            (resource.account, "account"),
+        ];
+        for (pattern, (part, name)) in self.head.split(':').zip(parts) {
+            if !part_matches(pattern, part) {
                 return Some(name);
             }
         }
@@ -143,9 +134,20 @@ impl ArnPattern {
         &self.id
     }
 
-    pub fn service(&self) -> &Glob {
-        &self.service
+    /// Whether resources of this service can match.
+    pub fn covers_service(&self, service: &str) -> bool {
+        self.head
+            .split(':')
+            .nth(1)
+            .is_some_and(|pattern| part_matches(pattern, service))
     }
+}
+
+/// Most parts have no wildcard, or are one.
+fn part_matches(pattern: &str, part: &str) -> bool {
+    pattern == "*"
+        || pattern == part
+        || (pattern.contains(['*', '?']) && Glob::new(pattern).matches(part))
 }
 
 /// Splits at the first five colons that are not inside `${…}`.
