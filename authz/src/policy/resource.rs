@@ -92,12 +92,30 @@ impl ResourcePattern {
     pub fn matches(&self, facts: &Facts<'_>, resource: ResourceName<'_>) -> bool {
         match self {
             Self::Every => true,
-            Self::Arn(arn) => arn.mismatch(facts, resource).is_none(),
+            Self::Arn(arn) => arn.matches(facts, resource),
         }
     }
 }
 
 impl ArnPattern {
+    /// The name first: it is what differs most often.
+    fn matches(&self, facts: &Facts<'_>, resource: ResourceName<'_>) -> bool {
+        let heads = [
+            resource.partition,
+            resource.service,
+            resource.region,
+            resource.account,
+        ];
+        let id = resource.rest.strip_prefix(&*self.product);
+        resource.is_arn
+            && id.is_some_and(|id| self.id.matches(facts, id, false) == Some(true))
+            && self
+                .head
+                .split(':')
+                .zip(heads)
+                .all(|(pattern, part)| part_matches(pattern, part))
+    }
+
     /// The first part that differs, `None` when it matches.
     pub fn mismatch(&self, facts: &Facts<'_>, resource: ResourceName<'_>) -> Option<&'static str> {
         if !resource.is_arn {
