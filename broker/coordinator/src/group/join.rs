@@ -72,8 +72,11 @@ impl Group {
         match self.state {
             GroupState::Empty => true,
             GroupState::PreparingRebalance => {
-                let is_here = self.members.get(member_id).is_some_and(|member| member.joining.is_some());
-                is_here || self.members.values().filter(|member| member.joining.is_some()).count() < members_max
+                let known = self.members.get(member_id);
+                let here = self.members.values().filter(|member| member.joining.is_some()).count();
+                // SECURITY: static members that are away are kept; without the second bound names could pile up.
+                let bounded = known.is_some() || self.members.len() < members_max.saturating_mul(2);
+                known.is_some_and(|member| member.joining.is_some()) || (here < members_max && bounded)
             }
             GroupState::CompletingRebalance | GroupState::Stable => {
                 self.members.contains_key(member_id) || self.members.len() < members_max
