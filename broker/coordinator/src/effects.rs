@@ -47,7 +47,10 @@ impl Effects {
     }
 
     pub(crate) fn sync_error(&mut self, token: ReplyToken, error: ErrorCode) {
-        self.reply(token, Reply::Sync(SyncReply { error, protocol_type: None, protocol: None, assignment: Bytes::new() }));
+        self.reply(
+            token,
+            Reply::Sync(SyncReply { error, protocol_type: None, protocol: None, assignment: Bytes::new() }),
+        );
     }
 
     /// Puts `later` behind this.

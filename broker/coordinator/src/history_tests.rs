@@ -103,7 +103,8 @@ impl Bench {
 
     fn send_sync(&mut self, member: &MemberRef, assignments: &[(&str, &str)]) -> ReplyToken {
         let token = self.token();
-        let assignments = assignments.iter().map(|(id, given)| ((*id).into(), Bytes::copy_from_slice(given.as_bytes())));
+        let assignments =
+            assignments.iter().map(|(id, given)| ((*id).into(), Bytes::copy_from_slice(given.as_bytes())));
         let sync =
             Sync { member: member.clone(), protocol_type: None, protocol: None, assignments: assignments.collect() };
         let effects = self.table.sync(&group(), sync, token, self.now);
@@ -320,8 +321,7 @@ fn protocol_with_most_votes_among_common_ones_wins() {
         protocols: names.iter().map(|name| Protocol { name: (*name).into(), metadata: Bytes::new() }).collect(),
         ..join("")
     };
-    let tokens =
-        [with(&["a", "b", "c"]), with(&["b", "a"]), with(&["b", "a", "d"])].map(|join| bench.send_join(join));
+    let tokens = [with(&["a", "b", "c"]), with(&["b", "a"]), with(&["b", "a", "d"])].map(|join| bench.send_join(join));
     bench.pass(3_000);
     bench.pass(3_000);
     for token in tokens {

@@ -6,7 +6,8 @@
 //! Invariants
 //! - Nothing here waits, asks a clock, draws chance or does I/O; the same events give the same effects.
 //! - A reply in an [`Effects`] may only be sent after the records of the same [`Effects`] are durable. Effects are made
-//!   durable in the order they came. When that fails, the caller drops the table and loads it again.
+//!   durable in the order they came. When that fails, the caller answers what it still owes with
+//!   `COORDINATOR_NOT_AVAILABLE`, drops the table and loads it again.
 //! - Every parked reply has a deadline, and [`GroupTable::tick`] at that time answers it.
 //!
 //! Must not: know connections, names of other tenants, or the wire's encoding.
@@ -30,9 +31,7 @@ mod record;
 mod table;
 
 pub use config::GroupConfig;
-pub use effects::{
-    Effects, JoinReply, JoinedMember, Now, Reply, ReplyToken, StateRecord, SyncReply,
-};
+pub use effects::{Effects, JoinReply, JoinedMember, Now, Reply, ReplyToken, StateRecord, SyncReply};
 pub use group::join::{Join, Protocol};
 pub use group::member::LeavingMember;
 pub use group::sync::{MemberRef, Sync};

@@ -115,7 +115,8 @@ pub(crate) fn load(key: &Bytes, value: &Bytes) -> Result<Option<Loaded>, LoadErr
         Loaded::Group(Box::new(load_group(GroupId::new(name).map_err(|_| LoadError::Damaged)?, &mut value)?))
     } else {
         let group = GroupId::new(&key.text()?).map_err(|_| LoadError::Damaged)?;
-        let partition = PartitionId { topic: TopicId::from_bytes(key.array()?), index: i32::from_be_bytes(key.array()?) };
+        let partition =
+            PartitionId { topic: TopicId::from_bytes(key.array()?), index: i32::from_be_bytes(key.array()?) };
         let offset = CommittedOffset {
             offset: i64::from_be_bytes(value.array()?),
             leader_epoch: i32::from_be_bytes(value.array()?),

@@ -249,12 +249,8 @@ impl GroupTable {
     /// Does everything that is due.
     pub fn tick(&mut self, now: Now) -> Effects {
         let mut effects = Effects::default();
-        let due: Vec<_> = self
-            .timetable
-            .iter()
-            .take_while(|(at, _)| *at <= now.monotonic_ms)
-            .map(|(_, id)| id.clone())
-            .collect();
+        let due: Vec<_> =
+            self.timetable.iter().take_while(|(at, _)| *at <= now.monotonic_ms).map(|(_, id)| id.clone()).collect();
         for id in due {
             self.on_group(&id, Absent::Refuse, now, &mut effects, |group, turn| group.tick(turn));
         }
@@ -285,9 +281,7 @@ impl GroupTable {
     ) -> Option<T> {
         let group = match absent {
             Absent::Refuse => self.groups.get_mut(id)?,
-            Absent::Create => {
-                self.groups.entry(id.clone()).or_insert_with(|| Group::new(id.clone(), now.wall_ms))
-            }
+            Absent::Create => self.groups.entry(id.clone()).or_insert_with(|| Group::new(id.clone(), now.wall_ms)),
         };
         let answer = event(group, &mut Turn { now, config: &self.config, effects });
         self.settle(id);

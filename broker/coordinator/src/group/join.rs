@@ -251,7 +251,9 @@ impl Group {
                 }
                 self.touch(&fresh, turn);
                 self.store(turn);
-                let shown = if was_leader && !join.can_skip_assignment { old.clone() } else {
+                let shown = if was_leader && !join.can_skip_assignment {
+                    old.clone()
+                } else {
                     self.leader.clone().unwrap_or_default()
                 };
                 let skips = was_leader && join.can_skip_assignment;

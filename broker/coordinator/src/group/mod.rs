@@ -196,10 +196,9 @@ impl Group {
 
     /// The member was heard of.
     pub(crate) fn touch(&mut self, member_id: &str, turn: &Turn<'_>) {
-        if let Some(member) = self.members.get_mut(member_id) {
-            if member.joining.is_none() && member.syncing.is_none() {
-                member.expires_ms = Some(turn.after(member.session_timeout_ms));
-            }
+        let member = self.members.get_mut(member_id);
+        if let Some(member) = member.filter(|member| member.joining.is_none() && member.syncing.is_none()) {
+            member.expires_ms = Some(turn.after(member.session_timeout_ms));
         }
     }
 

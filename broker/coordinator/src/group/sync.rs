@@ -87,11 +87,8 @@ impl Group {
         }
         self.set_state(GroupState::Stable, turn);
         self.store(turn);
-        let parked: Vec<_> = self
-            .members
-            .iter_mut()
-            .filter_map(|(id, member)| Some((id.clone(), member.syncing.take()?)))
-            .collect();
+        let parked: Vec<_> =
+            self.members.iter_mut().filter_map(|(id, member)| Some((id.clone(), member.syncing.take()?))).collect();
         for (id, token) in parked {
             let reply = self.sync_reply(&id);
             turn.effects.reply(token, reply);
@@ -176,9 +173,9 @@ impl Group {
                     codes.push(ErrorCode::NONE);
                     continue;
                 }
-                instance_id => self
-                    .check_member(&member.member_id, instance_id.as_deref())
-                    .map(|()| member.member_id.clone()),
+                instance_id => {
+                    self.check_member(&member.member_id, instance_id.as_deref()).map(|()| member.member_id.clone())
+                }
             };
             match id {
                 Ok(id) if !gone.contains(&id) => {
