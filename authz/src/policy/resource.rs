@@ -28,10 +28,6 @@ pub(crate) struct ArnPattern {
     /// The word with its separator, compared as it stands.
     product: Box<str>,
     id: Template,
-    /// Had fewer than six parts, so that the missing ones are `*`.
-    pub short: bool,
-    /// As written.
-    pub text: Box<str>,
 }
 
 /// What is wrong with a resource of a policy.
@@ -72,15 +68,34 @@ impl ResourcePattern {
         let (partition, service, region, account) = (glob(), glob(), glob(), glob());
         let rest = part.next().unwrap_or("*");
         // S3 names are global and have no type word: the whole part is the id.
-        let plain_id = service.exact() == Some("s3") && region.exact() == Some("") && account.exact() == Some("");
-        let word_end = if plain_id { None } else { separator(rest, variables) };
+        let plain_id = service.exact() == Some("s3")
+            && region.exact() == Some("")
+            && account.exact() == Some("");
+        let word_end = if plain_id {
+            None
+        } else {
+            separator(rest, variables)
+        };
         let (product, id) = match word_end {
             Some(end) => rest.split_at(end),
             None => ("", rest),
         };
-        let id = Template::parse(id, Reading { wildcards: true, variables })?;
+        let id = Template::parse(
+            id,
+            Reading {
+                wildcards: true,
+                variables,
+            },
+        )?;
         let product = product.into();
-        let arn = ArnPattern { partition, service, region, account, product, id, short, text: text.into() };
+        let arn = ArnPattern {
+            partition,
+            service,
+            region,
+            account,
+            product,
+            id,
+        };
         Ok(Self::Arn(Box::new(arn)))
     }
 
@@ -131,14 +146,6 @@ impl ArnPattern {
     pub fn service(&self) -> &Glob {
         &self.service
     }
-
-    pub fn account(&self) -> &Glob {
-        &self.account
-    }
-
-    pub fn region(&self) -> &Glob {
-        &self.region
-    }
 }
 
 /// Splits at the first five colons that are not inside `${…}`.
@@ -146,7 +153,9 @@ pub(crate) fn split_outside_variables(text: &str, variables: bool) -> Vec<&str> 
     let mut parts = Vec::with_capacity(6);
     let mut rest = text;
     while parts.len() < 5 {
-        let Some(at) = find_outside(rest, variables, |c| c == ':') else { break };
+        let Some(at) = find_outside(rest, variables, |c| c == ':') else {
+            break;
+        };
         let (part, behind) = rest.split_at(at);
         parts.push(part);
         rest = behind.strip_prefix(':').unwrap_or(behind);
@@ -184,17 +193,28 @@ mod tests {
     fn matches(pattern: &str, arn: &str) -> bool {
         let mut keys = Keys::new();
         keys.set("aws:username", "ann");
-        let request = RequestContext { now_ms: None, keys: Arc::new(Keys::new()) };
+        let request = RequestContext {
+            now_ms: None,
+            keys: Arc::new(Keys::new()),
+        };
         let facts = Facts::new(&keys, &request);
-        ResourcePattern::parse(pattern, true).unwrap().matches(&facts, ResourceName::split(arn))
+        ResourcePattern::parse(pattern, true)
+            .unwrap()
+            .matches(&facts, ResourceName::split(arn))
     }
 
     const TOPIC: &str = "arn:aws:kafka:eu-central-1:111111111111:topic/acme/6a7b-1/orders.eu";
 
     #[test]
     fn a_star_crosses_slashes_but_not_the_five_colons() {
-        assert!(matches("arn:aws:kafka:eu-central-1:111111111111:topic/*", TOPIC));
-        assert!(matches("arn:aws:kafka:*:111111111111:topic/acme/*/orders.*", TOPIC));
+        assert!(matches(
+            "arn:aws:kafka:eu-central-1:111111111111:topic/*",
+            TOPIC
+        ));
+        assert!(matches(
+            "arn:aws:kafka:*:111111111111:topic/acme/*/orders.*",
+            TOPIC
+        ));
         assert!(!matches("arn:aws:kafka:*:topic/acme/*/orders.*:*", TOPIC));
         assert!(!matches("arn:aws:kafka:eu-central-1*:topic/*:*", TOPIC));
     }
@@ -208,20 +228,38 @@ mod tests {
 
     #[test]
     fn a_variable_in_a_resource_takes_the_callers_value() {
-        assert!(matches("arn:aws:kafka:*:*:topic/*/*/${aws:username}-*", "arn:aws:kafka:r:1:topic/a/b/ann-1"));
-        assert!(!matches("arn:aws:kafka:*:*:topic/*/*/${aws:username}-*", "arn:aws:kafka:r:1:topic/a/b/bob-1"));
-        assert!(matches("arn:aws:sns:*:*:${aws:username}-news", "arn:aws:sns:r:1:ann-news"));
+        assert!(matches(
+            "arn:aws:kafka:*:*:topic/*/*/${aws:username}-*",
+            "arn:aws:kafka:r:1:topic/a/b/ann-1"
+        ));
+        assert!(!matches(
+            "arn:aws:kafka:*:*:topic/*/*/${aws:username}-*",
+            "arn:aws:kafka:r:1:topic/a/b/bob-1"
+        ));
+        assert!(matches(
+            "arn:aws:sns:*:*:${aws:username}-news",
+            "arn:aws:sns:r:1:ann-news"
+        ));
     }
 
     #[test]
     fn colons_of_a_group_id_are_matched_by_a_star() {
-        assert!(matches("arn:aws:kafka:*:*:group/acme/*/team:*", "arn:aws:kafka:r:1:group/acme/u/team:a/b:c"));
+        assert!(matches(
+            "arn:aws:kafka:*:*:group/acme/*/team:*",
+            "arn:aws:kafka:r:1:group/acme/u/team:a/b:c"
+        ));
     }
 
     #[test]
     fn resources_aws_refuses_are_refused() {
-        assert_eq!(ResourcePattern::parse("topic/orders", true), Err(ArnError::NoArn));
-        assert_eq!(ResourcePattern::parse("arn:aws:kafka", true), Err(ArnError::Short));
+        assert_eq!(
+            ResourcePattern::parse("topic/orders", true),
+            Err(ArnError::NoArn)
+        );
+        assert_eq!(
+            ResourcePattern::parse("arn:aws:kafka", true),
+            Err(ArnError::Short)
+        );
         assert_eq!(
             ResourcePattern::parse("arn:aws:kafka:${aws:region}:1:topic/*", true),
             Err(ArnError::VariableTooEarly)
