@@ -193,12 +193,12 @@ impl Session {
     }
 
     /// Keeps the names on which the action is allowed. For listings: no cache, no frame per name.
-    pub fn filter<'n, T>(
+    pub fn filter<T>(
         &self,
         action: Action,
         kind: ResourceKind,
         names: impl IntoIterator<Item = T>,
-        name_of: impl Fn(&T) -> &'n str,
+        name_of: impl Fn(&T) -> &str,
         context: &RequestContext,
     ) -> Vec<T> {
         let account = self.cluster.account.to_string();
