@@ -1,107 +1,129 @@
-//! Why certificates, keys or chains were refused.
+//! What can be wrong with certificates. Messages name files and facts, never contents.
 
-use std::io;
 use std::path::PathBuf;
 
-/// A file or configuration that cannot be used. Each message says what to look at.
+/// Why TLS files cannot be used. The files in use before stay in use.
 #[derive(Debug, thiserror::Error)]
-pub enum CertError {
-    /// Reading or writing failed.
-    #[error("`{path}`: {source}")]
-    Io {
-        /// Where.
+pub enum TlsError {
+    /// A file or folder could not be read.
+    #[error("`{path}` cannot be read: {source}")]
+    Read {
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// Why not.
+        source: std::io::Error,
     },
-    /// No PEM certificate in it, or a broken one.
-    #[error("`{path}` holds no readable PEM certificate")]
+    /// A file is larger than any honest one.
+    #[error("`{path}` is larger than {bytes_max} bytes, which no certificate file is")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The bound.
+        bytes_max: u64,
+    },
+    /// More files of authorities than the bound.
+    #[error("`{folder}` holds more than {files_max} files of authorities")]
+    TooManyFiles {
+        /// The folder.
+        folder: PathBuf,
+        /// The bound.
+        files_max: usize,
+    },
+    /// A file is not PEM, or one of its blocks is damaged.
+    #[error("`{path}` is not well-formed PEM")]
+    NotPem {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file holds no certificate.
+    #[error("`{path}` holds no certificate; it needs at least one `BEGIN CERTIFICATE` block")]
     NoCertificate {
-        /// Where.
+        /// The file.
         path: PathBuf,
     },
-    /// No PEM private key in it, or a broken one.
-    #[error("`{path}` holds no readable PEM private key (PKCS#8, SEC1 or PKCS#1, not encrypted)")]
-    NoPrivateKey {
-        /// Where.
+    /// A block says certificate and is none.
+    #[error("`{path}` holds a certificate that cannot be parsed")]
+    BadCertificate {
+        /// The file.
         path: PathBuf,
     },
-    /// Others can read the key.
-    #[error("the private key `{path}` can be read by others (mode {mode:03o}); run `chmod 600` on it")]
-    KeyOpenToOthers {
-        /// Where.
+    /// A file holds no private key.
+    #[error("`{path}` holds no private key; it needs one unencrypted PKCS#8, SEC 1 or PKCS#1 block")]
+    NoKey {
+        /// The file.
         path: PathBuf,
-        /// Its mode.
-        mode: u32,
     },
-    /// Key and certificate are not a pair.
-    #[error("the private key `{key}` does not belong to the certificate `{cert}`")]
+    /// A private key of a kind TLS has no use for.
+    #[error("the private key in `{path}` cannot be used: give an ECDSA P-256 or P-384, Ed25519 or RSA key")]
+    BadKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Certificate and key are of different pairs; happens halfway through a rotation.
+    #[error("the key in `{key}` does not belong to the first certificate in `{certificate}`")]
     KeyMismatch {
-        /// The certificate.
-        cert: PathBuf,
-        /// The key.
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
         key: PathBuf,
     },
-    /// The certificate is not valid for a host name it is to serve.
-    #[error("the certificate `{cert}` is not valid for the host name `{host}`; issue one with that name in its subject alternative names")]
-    HostNotInCertificate {
-        /// The certificate.
-        cert: PathBuf,
-        /// The host.
-        host: String,
+    /// The server's certificate is past its end or before its beginning.
+    #[error("the certificate in `{path}` is not valid now (valid from {not_before} to {not_after}); issue a new one")]
+    NotValidNow {
+        /// The file.
+        path: PathBuf,
+        /// Its beginning, as written in the certificate.
+        not_before: String,
+        /// Its end.
+        not_after: String,
     },
-    /// Nothing to serve with.
-    #[error("no server certificate is configured")]
-    NoServerIdentity,
-    /// Nobody could ever connect.
-    #[error("no client CA is configured, so nobody could connect")]
-    NoClientCa,
-    /// Not usable as a trust anchor.
-    #[error("the client CA `{path}` of `{label}` is not a usable CA certificate")]
-    BadClientCa {
-        /// Whose.
-        label: String,
-        /// Where.
+    /// The folder of client authorities is empty, so nobody could ever log in.
+    #[error("`{folder}` holds no `<tenant>.pem`: no client could log in; put each tenant's client CA there")]
+    NoAuthority {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A certificate among the authorities may not sign others.
+    #[error("`{path}` holds a certificate that is not a CA (basic constraints): it would vouch for nobody")]
+    NotAnAuthority {
+        /// The file.
         path: PathBuf,
     },
-    /// One CA for two tenants: who vouched could not be told.
-    #[error("`{first}` and `{second}` have a client CA with the same key; every tenant needs its own")]
-    SharedClientCa {
-        /// One tenant.
-        first: String,
-        /// The other.
-        second: String,
+    /// One authority under two tenants: its certificates would belong to both.
+    #[error("`{path}` and `{other}` hold the same CA key: a CA vouches for one tenant only")]
+    SharedAuthority {
+        /// The file read second.
+        path: PathBuf,
+        /// The file read first.
+        other: PathBuf,
     },
-    /// Not a readable revocation list.
-    #[error("`{path}` holds no readable certificate revocation list")]
-    BadCrl {
-        /// Where.
+    /// A file name that cannot be a tenant's alias.
+    #[error("`{path}` is not named `<tenant alias>.pem` (letters, digits, `-`, `_` and `.`, at most 64)")]
+    BadAlias {
+        /// The file.
         path: PathBuf,
     },
-    /// rustls refused the combination.
-    #[error("TLS configuration: {0}")]
-    Tls(#[from] rustls::Error),
-    /// A certificate could not be made.
-    #[error("making a certificate: {0}")]
-    Issue(#[from] rcgen::Error),
-    /// A PKCS#12 file could not be made.
-    #[error("making a PKCS#12 file failed")]
-    Pkcs12,
+    /// A certificate revocation list that cannot be used.
+    #[error("`{path}` holds a certificate revocation list that cannot be used")]
+    BadRevocationList {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The TLS library refused the parts.
+    #[error("TLS refuses the configuration: {0}")]
+    Refused(#[from] rustls::Error),
 }
 
-/// Why a peer's chain names nobody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a peer has no identity. The peer is told nothing but that the connection ends.
+#[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The peer showed no certificate.
-    #[error("the peer showed no certificate")]
+    /// The peer showed no certificate, or the handshake is not complete.
+    #[error("the client showed no certificate")]
     NoCertificate,
-    /// Unreadable.
-    #[error("the peer's certificate cannot be read")]
-    Unreadable,
-    /// No client CA vouches for it now (unknown issuer, expired, revoked).
-    #[error("no client CA vouches for the peer's certificate")]
-    NotVouchedFor,
-    /// More than one would.
-    #[error("more than one client CA vouches for the peer's certificate")]
-    Ambiguous,
+    /// The certificate was valid to TLS and still cannot be read in full.
+    #[error("the client's certificate is malformed")]
+    Malformed,
+    /// Its authority was withdrawn, or it ran out, since the handshake.
+    #[error("no tenant's CA vouches for the client's certificate: {0}")]
+    NotVouched(rustls::Error),
 }

@@ -1,58 +1,67 @@
-//! What a client's certificate says about it, and who vouched for that.
+//! What a client's certificate says about its holder.
+//!
+//! In: the chain a peer proved in its handshake and the tenants' authorities. Out: [`ClientIdentity`].
+//! Must not: be built in any other way; holding one is proof that the tenant's authority vouched.
 
-use rustls_pki_types::CertificateDer;
+use rustls::ServerConnection;
+use rustls_pki_types::UnixTime;
 use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{ClientTrust, IdentityError, sha256, subject};
+use crate::client_ca::ClientAuthorities;
+use crate::{IdentityError, distinguished_name, files};
 
-/// The facts of a verified client certificate. Only [`ClientIdentity::from_chain`] makes one.
+/// The holder of a client certificate, in the words of the certificate, and the tenant whose authority vouches for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientIdentity {
-    /// The subject as Kafka's mapping rules see it.
-    pub subject_rfc2253: String,
-    /// URI names, for example SPIFFE ids.
-    pub san_uris: Vec<String>,
-    /// DNS names.
-    pub san_dns: Vec<String>,
-    /// E-mail names.
-    pub san_emails: Vec<String>,
+    /// Alias of the tenant whose authority vouches. All else here was written by that authority.
+    pub tenant: String,
+    /// Subject as Java writes it (RFC 2253).
+    pub subject: String,
+    /// The subject's common name when it has exactly one.
+    pub common_name: Option<String>,
+    /// URIs among the alternative names (SPIFFE ids are such).
+    pub uris: Vec<String>,
+    /// DNS names among the alternative names.
+    pub dns: Vec<String>,
+    /// Mail addresses among the alternative names.
+    pub emails: Vec<String>,
     /// SHA-256 of the certificate.
     pub fingerprint_sha256: [u8; 32],
-    /// SHA-256 of the CA certificate that vouched.
-    pub issuer_ca_fingerprint: [u8; 32],
-    /// The label of that CA: whose it is.
-    pub vouched_by: String,
-    /// When the certificate ends, ms since 1970. The connection must not outlive it.
+    /// When the certificate ends, in milliseconds since 1970.
     pub not_after_ms: i64,
 }
 
 impl ClientIdentity {
-    /// Reads the chain a peer showed in the handshake (leaf first) and finds who vouches for it.
-    ///
-    /// # Errors
-    /// [`IdentityError`].
-    pub fn from_chain(trust: &ClientTrust, chain: &[CertificateDer<'_>], now_ms: i64) -> Result<Self, IdentityError> {
-        let leaf = chain.first().ok_or(IdentityError::NoCertificate)?;
-        let (label, issuer_ca_fingerprint) = trust.vouching(chain, now_ms)?;
-        let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(|_| IdentityError::Unreadable)?;
+    /// The fingerprint in lower-case hexadecimal.
+    #[must_use]
+    pub fn fingerprint_hex(&self) -> String {
+        files::hex(&self.fingerprint_sha256)
+    }
+
+    pub(crate) fn of(connection: &ServerConnection, authorities: &ClientAuthorities, now: UnixTime) -> Result<Self, IdentityError> {
+        let (leaf, intermediates) = connection.peer_certificates().and_then(<[_]>::split_first).ok_or(IdentityError::NoCertificate)?;
+        let tenant = authorities.vouch(leaf, intermediates, now).map_err(IdentityError::NotVouched)?;
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_malformed| IdentityError::Malformed)?;
         let mut identity = Self {
-            subject_rfc2253: subject::rfc2253(parsed.subject()),
-            san_uris: Vec::new(),
-            san_dns: Vec::new(),
-            san_emails: Vec::new(),
-            fingerprint_sha256: sha256(leaf),
-            issuer_ca_fingerprint,
-            vouched_by: label.to_owned(),
-            not_after_ms: parsed.validity().not_after.timestamp().saturating_mul(1000),
+            tenant: tenant.to_string(),
+            subject: distinguished_name::rfc2253(parsed.subject()).ok_or(IdentityError::Malformed)?,
+            common_name: distinguished_name::common_name(parsed.subject()),
+            uris: Vec::new(),
+            dns: Vec::new(),
+            emails: Vec::new(),
+            fingerprint_sha256: files::sha256(leaf),
+            not_after_ms: parsed.validity().not_after.timestamp().checked_mul(1000).ok_or(IdentityError::Malformed)?,
         };
-        // Two such extensions in one certificate are an error, not a choice.
-        let names = parsed.subject_alternative_name().map_err(|_| IdentityError::Unreadable)?;
-        for name in names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default() {
+        // A name given twice over is malformed, never "the first one".
+        let names = parsed.subject_alternative_name().map_err(|_twice| IdentityError::Malformed)?;
+        for name in names.into_iter().flat_map(|names| &names.value.general_names) {
             match name {
-                GeneralName::URI(uri) => identity.san_uris.push((*uri).to_owned()),
-                GeneralName::DNSName(dns) => identity.san_dns.push((*dns).to_owned()),
-                GeneralName::RFC822Name(email) => identity.san_emails.push((*email).to_owned()),
+                GeneralName::URI(uri) => identity.uris.push((*uri).to_owned()),
+                GeneralName::DNSName(dns) => identity.dns.push((*dns).to_owned()),
+                GeneralName::RFC822Name(email) => identity.emails.push((*email).to_owned()),
+                GeneralName::Invalid(..) => return Err(IdentityError::Malformed),
                 _ => {}
             }
         }

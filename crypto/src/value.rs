@@ -85,7 +85,13 @@ impl IndexKey {
     /// The row key of `name`. `kind` keeps topics, groups and others apart.
     #[must_use]
     pub fn name_index(&self, kind: u8, name: &str) -> [u8; 32] {
-        digest::hmac_sha256(self.0.bytes(), &[&[kind], name.as_bytes()])
+        self.bytes_index(kind, name.as_bytes())
+    }
+
+    /// The row key of any bytes, for keys that are not text.
+    #[must_use]
+    pub fn bytes_index(&self, kind: u8, key: &[u8]) -> [u8; 32] {
+        digest::hmac_sha256(self.0.bytes(), &[&[kind], key])
     }
 }
 
