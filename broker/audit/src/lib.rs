@@ -3,7 +3,7 @@
 //! In: [`Event`]s and counts of allowed data-plane actions. Out: files that [`verify`] judges with only the public key, and events
 //! read back by [`query`] with the key vault.
 //!
-//! One stream per tenant and one of the installation (`cluster`), each a folder of numbered files of lines ([`line`]). Events are sealed under
+//! One stream per tenant and one of the installation (`cluster`), each a folder of numbered files of lines ([`mod@line`]). Events are sealed under
 //! the cluster's audit key; what stays readable is that something happened when. Every line carries the hash of the one before; signed
 //! checkpoints come every so many events and seconds; the cluster's checkpoints also name the newest line of every stream that moved, so a
 //! stream cut short, or taken away whole, contradicts them.

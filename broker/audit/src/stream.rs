@@ -5,6 +5,7 @@
 //! - After a failed commit the file ends where the last good one ended, and so does the chain.
 //! - At opening, only a torn end is dropped (no newline, or zeros where a crash left a hole). Anything else that does not chain refuses.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -37,6 +38,14 @@ pub enum AuditError {
         path: PathBuf,
         /// Which line, from 1.
         line: u64,
+    },
+    /// A signed checkpoint names a line that is gone.
+    #[error("the audit log `{path}` ends before line {expected}, which a signed checkpoint names; keep a copy, run `schloss audit verify`, and restore the folder from your backup")]
+    CutOff {
+        /// The stream.
+        path: PathBuf,
+        /// The line's number.
+        expected: u64,
     },
     /// A file of ours that cannot be read.
     #[error("`{path}` cannot be understood; restore it from your backup")]
@@ -81,6 +90,8 @@ pub(crate) struct Stream {
     bytes: Vec<u8>,
     /// Bytes of a torn end dropped at opening.
     pub(crate) torn_bytes: u64,
+    /// Newest lines of other streams, as checkpoints in the newest file name them.
+    pub(crate) named: BTreeMap<String, Head>,
 }
 
 impl Stream {
@@ -104,6 +115,7 @@ impl Stream {
             staged: start,
             bytes: Vec::new(),
             torn_bytes: 0,
+            named: BTreeMap::new(),
         };
         if let Some((number, path)) = files(folder)?.pop() {
             stream.recover(number, &path)?;
@@ -141,6 +153,9 @@ impl Stream {
                 return Err(broken());
             }
             position.step(&line.body, hash);
+            if let Body::Checkpoint { streams, .. } = line.body {
+                self.named.extend(streams);
+            }
             good += raw.len();
         }
         let file = OpenOptions::new().write(true).open(path).map_err(io)?;

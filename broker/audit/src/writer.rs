@@ -52,11 +52,27 @@ impl Writer {
                 event.details.push(("bytes", stream.torn_bytes.to_string()));
                 events.push(event);
             }
-            if self.streams.len() < OPEN_STREAMS_MAX {
+            // A crash may have come between signing a stream and naming it: all are named once after a start.
+            if name != CLUSTER_STREAM {
+                self.moved.extend(stream.head().map(|head| (name.clone(), head)));
+            }
+            if name == CLUSTER_STREAM || !stream.is_signed() || self.streams.len() < OPEN_STREAMS_MAX {
                 self.streams.insert(name, stream);
             }
         }
+        self.refuse_cut_streams()?;
         Ok(events)
+    }
+
+    /// SECURITY: to go on writing after a cut end would make the cut look like our own doing.
+    fn refuse_cut_streams(&self) -> Result<(), AuditError> {
+        let named = self.streams.get(CLUSTER_STREAM).map(|stream| &stream.named);
+        for (stream, head) in named.into_iter().flatten() {
+            if self.moved.get(stream).is_none_or(|newest| newest.seq < head.seq) {
+                return Err(AuditError::CutOff { path: self.folder.join(stream), expected: head.seq });
+            }
+        }
+        Ok(())
     }
 
     /// Makes all events durable; one answer per event, in order.

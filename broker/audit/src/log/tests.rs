@@ -260,6 +260,40 @@ async fn log_with_a_foreign_or_altered_line_does_not_open_and_is_left_as_it_is()
 }
 
 #[tokio::test]
+async fn log_with_a_cut_stream_does_not_open() {
+    let world = World::new();
+    world.closed_log().await;
+    let path = world.file("000000000001");
+    let text = fs::read_to_string(&path).unwrap();
+    let at = text.trim_end().rfind('\n').unwrap();
+    fs::write(&path, &text[..=at]).unwrap();
+    let error = world.try_open(world.config()).await.unwrap_err();
+    assert!(matches!(error, AuditError::CutOff { .. }), "{error}");
+    fs::remove_dir_all(world.folder.path().join("000000000001")).unwrap();
+    assert!(matches!(world.try_open(world.config()).await.unwrap_err(), AuditError::CutOff { .. }));
+}
+
+#[tokio::test]
+async fn log_that_was_killed_opens_and_every_stream_is_signed_and_named_again() {
+    let world = World::new();
+    let log = world.open().await;
+    log.record(refusal(1, "acknowledged")).await.unwrap();
+    let killed = World { folder: tempfile::tempdir().unwrap(), vault: Arc::clone(&world.vault), clock: Arc::clone(&world.clock) };
+    for entry in ["cluster", "000000000001"] {
+        fs::create_dir(killed.folder.path().join(entry)).unwrap();
+        fs::copy(world.file(entry), killed.file(entry)).unwrap();
+    }
+    for entry in ["signing-key.json", "public-key.pem"] {
+        fs::copy(world.folder.path().join(entry), killed.folder.path().join(entry)).unwrap();
+    }
+    let again = killed.open().await;
+    again.checkpoint().await.unwrap();
+    let report = killed.judge(&again.public_key());
+    assert!(report.is_good() && report.streams.iter().all(|stream| stream.unsigned_lines == 0), "{report:?}");
+    assert_eq!(all(&killed, Filter { stream: Some("000000000001".into()), ..Filter::default() }).await.len(), 1);
+}
+
+#[tokio::test]
 async fn second_process_on_one_log_is_refused() {
     let world = World::new();
     let _log = world.open().await;
