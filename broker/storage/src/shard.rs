@@ -240,7 +240,7 @@ impl Run {
         if let Some(reply) = self.closing.take() {
             self.close();
             // Whoever asked may have given up waiting.
-            drop(reply.send(()));
+            let _gone = reply.send(());
             return false;
         }
         true
