@@ -8,7 +8,6 @@ import os
 import signal
 import ssl
 import subprocess
-import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -98,15 +97,15 @@ class Credentials:
 
 
 class Schloss:
-    """`schloss quickstart` on one folder."""
+    """`schloss quickstart` on one folder; with `config`, `schloss serve` on the file quickstart left, those keys changed."""
 
     name = "schloss"
     tenants = {"acme": "111111111111", "globex": "222222222222"}
 
-    def __init__(self, folder: Path, port=None, environment=None, arguments=()):
+    def __init__(self, folder: Path, port=None, environment=None, config=None):
         self.folder, self.port = Path(folder), port or env.free_port()
         self.log = self.folder.parent / (self.folder.name + ".log")
-        self.environment, self.arguments = dict(environment or {}), list(arguments)
+        self.environment, self.config = dict(environment or {}), config
         self.process = None
 
     @property
@@ -117,13 +116,50 @@ class Schloss:
     def admin_port(self):
         return self.port + 1
 
+    @property
+    def data(self):
+        return self.folder / "data"
+
+    @property
+    def organisation(self):
+        return self.folder / "organisation"
+
+    @property
+    def own_config(self):
+        return self.folder / "own.toml"
+
+    def prepare(self):
+        """Lets quickstart make its folder once, then writes `own.toml` with the wanted keys changed (None: taken out)."""
+        quick = Schloss(self.folder, self.port, self.environment)
+        quick.start()
+        assert quick.stop() == 0
+        self.write_config(self.config or {})
+
+    def write_config(self, changes):
+        lines = []
+        for line in (self.folder / "schloss.toml").read_text().splitlines():
+            if line.split(" = ")[0] not in changes:
+                lines.append(line)
+        lines += [f"{k} = {toml(v)}" for k, v in changes.items() if v is not None]
+        self.own_config.write_text("\n".join(lines) + "\n")
+
     def command(self):
-        return [env.schloss_binary(), "quickstart", "--dir", self.folder, "--port", str(self.port), *self.arguments]
+        if self.config is not None:
+            return [env.schloss_binary(), "serve", "--config", self.own_config]
+        return [env.schloss_binary(), "quickstart", "--dir", self.folder, "--port", str(self.port)]
 
     def start(self, timeout=60):
         """Starts and waits for the ready line; returns the seconds that took."""
+        if self.config is not None and not self.own_config.exists():
+            self.prepare()
         self.process = Process(self.command(), self.log, self.environment)
-        return self.process.wait_for(lambda text: any("ready" in l.lower() for l in text.splitlines()), timeout)
+        return self.process.wait_for(lambda text: "schloss is ready on" in text, timeout)
+
+    def start_refused(self, timeout=30):
+        """Starts where a refusal is expected; returns (exit code, what it said)."""
+        self.process = Process(self.command(), self.log, self.environment)
+        code = self.process.child.wait(timeout)
+        return code, self.process.output()
 
     def kill(self):
         self.process.stop(signal.SIGKILL)
@@ -149,14 +185,6 @@ class Schloss:
                               timeout=timeout, env={**os.environ, **(environment or {})}, input=stdin)
 
 
-class LineReader(threading.Thread):
-    """Collects a stream's lines in the background so that a test can wait for one."""
-
-    def __init__(self, stream):
-        super().__init__(daemon=True)
-        self.lines, self._stream = [], stream
-        self.start()
-
-    def run(self):
-        for line in self._stream:
-            self.lines.append(line.rstrip("\n"))
+def toml(value):
+    import json
+    return json.dumps(value)

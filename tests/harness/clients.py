@@ -37,8 +37,15 @@ def librdkafka_conf(broker, tenant="acme", principal="admin", **extra):
     return conf
 
 
+_admins = {}
+
+
 def admin(broker, tenant="acme", principal="admin"):
-    return AdminClient(librdkafka_conf(broker, tenant, principal))
+    """One admin client per broker and principal, kept: librdkafka drops the futures of a collected client."""
+    key = (str(broker.folder), broker.port, tenant, principal)
+    if key not in _admins:
+        _admins[key] = AdminClient(librdkafka_conf(broker, tenant, principal))
+    return _admins[key]
 
 
 def create_topic(broker, name, partitions=1, config=None, tenant="acme", principal="admin"):

@@ -81,9 +81,13 @@ def produce_raw(raw, topic, records):
 
 def producer_id(raw):
     from datetime import timedelta
-    r = raw.request("init_producer_id", 4, transactional_id=None, transaction_timeout=timedelta(seconds=60), producer_id=-1, producer_epoch=-1)
-    assert int(r.error_code) == 0
-    return int(r.producer_id), int(r.producer_epoch)
+
+    def ask():
+        r = raw.request("init_producer_id", 4, transactional_id=None, transaction_timeout=timedelta(seconds=60), producer_id=-1, producer_epoch=-1)
+        assert int(r.error_code) in (0, 14), r.error_code  # 14: Kafka is still loading just after its start
+        return (int(r.producer_id), int(r.producer_epoch)) if int(r.error_code) == 0 else None
+
+    return env.eventually(ask, what="a producer id")
 
 
 def test_a_batch_sent_twice_is_answered_with_its_first_offset(broker, name):
