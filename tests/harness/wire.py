@@ -4,11 +4,17 @@ Request bodies are written by kio (its message classes are generated from Kafka'
 of ours cannot be on both sides of the wire.
 """
 
-import io
+import dataclasses
+import datetime
 import importlib
+import io
+import pkgutil
 import socket
 import ssl
 import struct
+import types
+import typing
+import uuid
 
 from kio.serial import entity_reader, entity_writer
 from kio.schema.index import api_key_map
@@ -134,3 +140,70 @@ def decode(kind, raw: bytes):
     if used is not None:
         assert used == len(raw), f"{len(raw) - used} bytes behind the answer"
     return entity
+
+
+def build(api, version, kind="request", **fields):
+    """One message from plain dicts and lists; fields not named get Kafka's default, else zero, empty or null."""
+    return _make(class_of(api, version, kind), fields)
+
+
+def _make(cls, fields):
+    hints = typing.get_type_hints(cls)
+    values, rest = {}, dict(fields)
+    for f in dataclasses.fields(cls):
+        if f.name in rest:
+            values[f.name] = _value(hints[f.name], rest.pop(f.name))
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            values[f.name] = _empty(hints[f.name])
+    assert not rest, f"{cls.__name__} has no {sorted(rest)}"
+    return cls(**values)
+
+
+def _options(hint):
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [a for a in typing.get_args(hint) if a is not type(None)], True
+    return [hint], False
+
+
+def _value(hint, given):
+    (inner, *_), _nullable = _options(hint)
+    if given is None:
+        return None
+    if typing.get_origin(inner) is tuple:
+        element = typing.get_args(inner)[0]
+        return tuple(_value(element, g) for g in given)
+    if dataclasses.is_dataclass(inner) and isinstance(given, dict):
+        return _make(inner, given)
+    if isinstance(given, int) and isinstance(inner, type) and issubclass(inner, datetime.timedelta):
+        return datetime.timedelta(milliseconds=given)
+    return given
+
+
+def _empty(hint):
+    (inner, *_), nullable = _options(hint)
+    if nullable:
+        return None
+    if typing.get_origin(inner) is tuple:
+        return ()
+    if dataclasses.is_dataclass(inner):
+        return _make(inner, {})
+    if isinstance(inner, type):
+        if issubclass(inner, datetime.timedelta):
+            return datetime.timedelta(0)
+        if issubclass(inner, bool):
+            return False
+        if issubclass(inner, int):
+            return 0
+        if issubclass(inner, str):
+            return ""
+        if issubclass(inner, bytes):
+            return b""
+        if issubclass(inner, uuid.UUID):
+            return uuid.UUID(int=0)
+    return 0
+
+
+def supported(api):
+    """Versions of `api` that kio can write."""
+    package = importlib.import_module(f"kio.schema.{api}")
+    return sorted(int(m.name[1:]) for m in pkgutil.iter_modules(package.__path__) if m.name.startswith("v") and m.name[1:].isdigit())
