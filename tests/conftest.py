@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from harness import clients  # noqa: E402
 from harness.broker import Schloss  # noqa: E402
 from harness.kafka_peer import Kafka  # noqa: E402
 
@@ -67,6 +68,7 @@ def fresh(target_class, tmp_path):
     for b in made:
         if b.running():
             b.kill()
+        clients.forget(b)
         shutil.rmtree(b.folder, ignore_errors=True)
 
 

@@ -32,8 +32,8 @@ def lines_of(records):
 def librdkafka_conf(broker, tenant="acme", principal="admin", **extra):
     conf = broker.client(tenant, principal).librdkafka_dict()
     conf.update({"bootstrap.servers": broker.bootstrap, "reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 200,
-                 "topic.metadata.refresh.interval.ms": 5000, "log.connection.close": False})
-    conf.update({k.replace("_", "."): v for k, v in extra.items()})
+                 "topic.metadata.refresh.interval.ms": 5000, "log_level": 0})
+    conf.update({k if k.endswith("_cb") else k.replace("_", "."): v for k, v in extra.items()})
     return conf
 
 
@@ -46,6 +46,12 @@ def admin(broker, tenant="acme", principal="admin"):
     if key not in _admins:
         _admins[key] = AdminClient(librdkafka_conf(broker, tenant, principal))
     return _admins[key]
+
+
+def forget(broker):
+    """Ends the kept admin clients of a broker that is gone."""
+    for key in [k for k in _admins if k[0] == str(broker.folder)]:
+        del _admins[key]
 
 
 def create_topic(broker, name, partitions=1, config=None, tenant="acme", principal="admin"):
