@@ -86,7 +86,8 @@ class Kafka:
     tenants = {"acme": "-"}
     principals = ("admin", "producer", "consumer", "auditor")
 
-    def __init__(self, folder: Path, port=None, overrides=None, heap="1g"):
+    def __init__(self, folder: Path, port=None, overrides=None, heap="1g", java=None):
+        self.java = java or os.environ.get("SCHLOSS_TEST_JAVA", "java")
         self.folder, self.port, self.heap = Path(folder), port or env.free_port(), heap
         self.log = self.folder.parent / (self.folder.name + ".log")
         self.overrides = dict(overrides or {})
@@ -132,8 +133,7 @@ class Kafka:
         if not conf.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._prepare()
-        java = os.environ.get("SCHLOSS_TEST_JAVA", "java")
-        argv = [java, f"-Xms{self.heap}", f"-Xmx{self.heap}", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-Djava.awt.headless=true",
+        argv = [self.java, f"-Xms{self.heap}", f"-Xmx{self.heap}", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-Djava.awt.headless=true",
                 "-Dorg.slf4j.simpleLogger.defaultLogLevel=info", "-cp", f"{env.JAVA_JARS}/*", "kafka.Kafka", str(conf)]
         self.process = Process(argv, self.log)
         return self.process.wait_for(lambda text: "Kafka Server started" in text, timeout)

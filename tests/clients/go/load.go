@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"os"
 	"sort"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,10 +72,21 @@ type layout struct {
 	leader []int32
 }
 
-func prepare(ctx context.Context, cl *kgo.Client, topic string, partitions int) layout {
+// settings are topic configs from repeated `-config name=value` flags.
+type settings map[string]*string
+
+func (s settings) String() string { return "" }
+
+func (s settings) Set(text string) error {
+	name, value, _ := strings.Cut(text, "=")
+	s[name] = &value
+	return nil
+}
+
+func prepare(ctx context.Context, cl *kgo.Client, topic string, partitions int, configs settings) layout {
 	adm := kadm.NewClient(cl)
 	if partitions > 0 {
-		if _, err := adm.CreateTopic(ctx, int32(partitions), 1, nil, topic); err != nil {
+		if _, err := adm.CreateTopic(ctx, int32(partitions), 1, configs, topic); err != nil {
 			fail(err)
 		}
 	}
@@ -101,12 +113,14 @@ func loadProduce(args []string) {
 	valueBytes := c.flags.Int("value", 1024, "")
 	batchBytes := c.flags.Int("batch", 512<<10, "")
 	megabytes := c.flags.Int64("megabytes", 1000, "payload to send")
+	configs := settings{}
+	c.flags.Var(configs, "config", "topic config, name=value")
 	c.flags.Parse(args)
 	cl := c.client()
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), *c.timeout)
 	defer cancel()
-	l := prepare(ctx, cl, *c.topic, *partitions)
+	l := prepare(ctx, cl, *c.topic, *partitions, configs)
 	records := max(1, *batchBytes/(*valueBytes+12))
 	pid := kmsg.NewPtrInitProducerIDRequest()
 	pid.TransactionTimeoutMillis = 60000
@@ -154,7 +168,7 @@ func loadConsume(args []string) {
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), *c.timeout)
 	defer cancel()
-	l := prepare(ctx, cl, *c.topic, 0)
+	l := prepare(ctx, cl, *c.topic, 0, nil)
 	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, *c.topic)
 	fail(err)
 	var total atomic.Int64
@@ -208,13 +222,15 @@ func loadLatency(args []string) {
 	rate := c.flags.Int("rate", 1000, "records per second")
 	warm := c.flags.Duration("warm", 5*time.Second, "not counted")
 	length := c.flags.Duration("length", 20*time.Second, "")
+	configs := settings{}
+	c.flags.Var(configs, "config", "topic config, name=value")
 	c.flags.Parse(args)
 	cl := c.client(kgo.DefaultProduceTopic(*c.topic), kgo.ProducerLinger(0), kgo.ProducerBatchCompression(kgo.NoCompression()),
-		kgo.RecordPartitioner(kgo.RoundRobinPartitioner()), kgo.MaxProduceRequestsInflightPerBroker(5))
+		kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), *c.timeout)
 	defer cancel()
-	prepare(ctx, cl, *c.topic, *partitions)
+	prepare(ctx, cl, *c.topic, *partitions, configs)
 	value := make([]byte, *valueBytes)
 	rand.Read(value)
 	var mu sync.Mutex
