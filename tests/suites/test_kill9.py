@@ -136,3 +136,21 @@ def check(writers, seen, total):
             stored = dict(mine)
             wrong = [(n, o, stored[n]) for n, o in w.acked[partition].items() if stored[n] != o]
             assert not wrong, f"acknowledged at one offset, found at another: {wrong[:5]}"
+
+
+@pytest.mark.parametrize("spoil", ["lost", "doubled", "swapped", "moved"])
+def test_the_checker_itself_notices(spoil):
+    class W:
+        number, sent, acked = 0, [3, 0, 0], [{0: 0, 1: 1, 2: 2}, {}, {}]
+    seen = [clients.Seen(0, i, None, f"0:{i}:x") for i in range(3)]
+    check([W], seen, 3)
+    if spoil == "lost":
+        seen.pop()
+    elif spoil == "doubled":
+        seen.append(clients.Seen(0, 3, None, "0:2:x"))
+    elif spoil == "swapped":
+        seen = [clients.Seen(0, i, None, f"0:{n}:x") for i, n in enumerate([0, 2, 1])]
+    else:
+        W.acked[0][1] = 0
+    with pytest.raises(AssertionError):
+        check([W], seen, 3)

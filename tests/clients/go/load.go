@@ -16,6 +16,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kbin"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -147,10 +148,17 @@ func loadProduce(args []string) {
 				tp.Partition, tp.Records = int32(p), batch
 				t.Partitions = append(t.Partitions, tp)
 				req.Topics = append(req.Topics, t)
-				r, err := broker.Request(ctx, req)
-				fail(err)
-				if code := r.(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode; code != 0 {
-					fail(fmt.Errorf("produce to partition %d: error %d", p, code))
+				for {
+					r, err := broker.Request(ctx, req)
+					fail(err)
+					code := r.(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode
+					if code == 0 {
+						break
+					}
+					// A partition that was just made may not be led yet.
+					if e := kerr.ErrorForCode(code); seq > 0 || !kerr.IsRetriable(e) {
+						fail(fmt.Errorf("produce to partition %d: %w", p, e))
+					}
 				}
 				sent.Add(int64(len(batch)))
 			}
