@@ -19,7 +19,7 @@ VALUE = "value that must come back whole or not at all"
 
 
 def segment_files(b):
-    return {p for p in b.data.rglob("*") if p.is_file() and "segment" in str(p.relative_to(b.data)).lower()}
+    return {p for p in b.data.rglob("*") if p.is_file() and "seg" in p.relative_to(b.data).as_posix().lower()}
 
 
 def fetched(b, topic, raw):
