@@ -18,10 +18,13 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub enum Iam {
     /// Read an organisation's folder and tell every mistake in it.
     #[command(after_help = "Example:
-  schloss iam validate policies/examples/quickstart")]
+  schloss iam validate policies/examples/quickstart
+  schloss iam validate --dir my-quickstart")]
     Validate {
-        /// The folder.
-        folder: PathBuf,
+        /// The folder (default: the installation's own).
+        folder: Option<PathBuf>,
+        #[command(flatten)]
+        place: Place,
     },
     /// Validate a folder, put it in the place of the one in force, and wait until the broker has taken it over.
     #[command(after_help = "Example:
@@ -45,7 +48,8 @@ pub enum Iam {
 impl Iam {
     pub fn run(self) -> Result<ExitCode, Failure> {
         match self {
-            Self::Validate { folder } => validate(&folder),
+            Self::Validate { folder: Some(folder), .. } => validate(&folder),
+            Self::Validate { folder: None, place } => validate(&audit::config(&place)?.organisation_dir),
             Self::Apply { folder, place } => apply(&folder, &place),
             Self::Simulate { batch } => simulate(&batch),
         }
