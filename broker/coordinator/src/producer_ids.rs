@@ -42,8 +42,8 @@ struct Entry {
     /// The epoch last handed out. Clients also raise it by themselves.
     epoch: i16,
     used_ms: i64,
-    /// What the durable record says; `None` without a record.
-    recorded_ms: Option<i64>,
+    /// The last use as the durable record has it.
+    recorded_ms: i64,
 }
 
 /// What InitProducerId answers, once `records` are durable.
@@ -76,7 +76,7 @@ impl ProducerIds {
         for (key, value) in state.iter().filter(|(key, _)| key.first() == Some(&layout::PRODUCER)) {
             let (id, principal, epoch, used_ms) = layout::read_producer(key, value)?;
             let principal = PrincipalDigest(principal);
-            ids.insert(id, Entry { principal, epoch, used_ms, recorded_ms: Some(used_ms) });
+            ids.insert(id, Entry { principal, epoch, used_ms, recorded_ms: used_ms });
         }
         Ok(Self { ids, ids_max: ids_max.max(1), next_tick_ms: now_ms })
     }
@@ -99,7 +99,7 @@ impl ProducerIds {
             _ => (self.fresh(random), 0),
         };
         let mut records = Vec::new();
-        self.put(producer_id, Entry { principal, epoch, used_ms: now_ms, recorded_ms: Some(now_ms) }, &mut records);
+        self.put(producer_id, Entry { principal, epoch, used_ms: now_ms, recorded_ms: now_ms }, &mut records);
         records.push(layout::producer_record(producer_id, &principal.0, epoch, now_ms));
         Initialised { producer_id, epoch, records }
     }
@@ -126,7 +126,7 @@ impl ProducerIds {
             return Ok(Vec::new());
         }
         let mut records = Vec::new();
-        self.put(producer_id, Entry { principal, epoch, used_ms: now_ms, recorded_ms: Some(now_ms) }, &mut records);
+        self.put(producer_id, Entry { principal, epoch, used_ms: now_ms, recorded_ms: now_ms }, &mut records);
         records.push(layout::producer_record(producer_id, &principal.0, epoch, now_ms));
         Ok(records)
     }
@@ -148,8 +148,8 @@ impl ProducerIds {
             let is_kept = now_ms.saturating_sub(entry.used_ms) < UNUSED_MS_MAX;
             if !is_kept {
                 records.push(layout::producer_tombstone(*id));
-            } else if entry.recorded_ms.is_none_or(|recorded| entry.used_ms.saturating_sub(recorded) >= USE_GRAIN_MS) {
-                entry.recorded_ms = Some(entry.used_ms);
+            } else if entry.used_ms.saturating_sub(entry.recorded_ms) >= USE_GRAIN_MS {
+                entry.recorded_ms = entry.used_ms;
                 records.push(layout::producer_record(*id, &entry.principal.0, entry.epoch, entry.used_ms));
             }
             is_kept

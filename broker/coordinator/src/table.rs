@@ -19,6 +19,7 @@ use crate::join::{self, Joining};
 use crate::{layout, limits};
 
 /// The consumer groups of one tenant.
+#[cfg_attr(test, derive(Clone))]
 #[derive(Debug)]
 pub struct GroupTable {
     limits: GroupLimits,
