@@ -123,7 +123,6 @@ impl GroupTable {
     }
 
     /// LeaveGroup: one code per leaver.
-    #[must_use]
     pub fn leave(&mut self, group: &str, leavers: &[MemberIdentity], now_ms: i64) -> (Vec<ErrorCode>, Effects) {
         let mut effects = Effects::default();
         let codes = self.act(group, now_ms, &mut effects, |group, cx| group.leave(cx, leavers));
@@ -138,7 +137,6 @@ impl GroupTable {
     }
 
     /// OffsetCommit: one code per offset, or one refusal for all. Answer success only once the records are durable.
-    #[must_use]
     pub fn commit(&mut self, request: CommitRequest<'_>, now_ms: i64) -> (Result<Vec<ErrorCode>, ErrorCode>, Effects) {
         let mut effects = Effects::default();
         let name = request.group;
@@ -169,7 +167,6 @@ impl GroupTable {
     }
 
     /// OffsetDelete: partitions with their topics' names; one code each, or one refusal for all.
-    #[must_use]
     pub fn delete_offsets(
         &mut self,
         group: &str,
