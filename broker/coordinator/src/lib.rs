@@ -1,43 +1,44 @@
-//! The coordinator of one tenant: consumer groups, their committed offsets, and producer ids.
+//! Consumer groups and producer ids as pure state machines.
 //!
-//! In: decoded and authorised requests, the time, and random bytes. Out: [`Effects`] (state records to make durable, and
-//! replies that wait for them), direct answers, and the time of the next [`GroupTable::tick`].
+//! In: events, the time, and random bytes, all given by the caller. Out: [`Effects`]: records to make durable, replies
+//! to send once they are.
 //!
 //! Invariants
-//! - Nothing here does I/O, reads a clock, draws randomness, blocks or spawns: one history of calls gives one history of
-//!   effects.
-//! - Each record holds its whole subject (a group, an offset, an id), so a later record always mends a lost earlier one.
-//! - Every parked request is answered: by the call that completes it or by the tick of its deadline.
+//! - Nothing here waits, asks a clock, draws chance or does I/O; the same events give the same effects.
+//! - A reply in an [`Effects`] may only be sent after the records of the same [`Effects`] are durable. Effects are made
+//!   durable in the order they came. When that fails, the caller answers what it still owes with
+//!   `COORDINATOR_NOT_AVAILABLE`, drops the table and loads it again.
+//! - Every parked reply has a deadline, and [`GroupTable::tick`] at that time answers it.
 //!
-//! The caller must
-//! - make the records of one [`Effects`] durable before it releases the replies of it, and release in the order of calls,
-//!   so that no client acts on a generation that a crash could take back;
-//! - call `tick` at [`GroupTable::next_deadline_ms`].
-//!
-//! Must not: know topic names beyond those a caller passes in, decode requests, or hold state of more than one tenant.
-#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+//! Must not: know connections, names of other tenants, or the wire's encoding.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 
-mod api;
-mod clean;
+mod config;
+mod effects;
 mod group;
-mod join;
-mod layout;
-mod limits;
 mod offsets;
 pub mod producer_ids;
-mod rebalance;
-mod subscription;
+mod record;
 mod table;
 
-#[cfg(test)]
-mod histories;
-#[cfg(test)]
-mod properties;
+pub use config::GroupConfig;
+pub use effects::{Effects, JoinReply, JoinedMember, Now, Reply, ReplyToken, StateRecord, SyncReply};
+pub use group::join::{Join, Protocol};
+pub use group::member::LeavingMember;
+pub use group::sync::{MemberRef, Sync};
+pub use group::{GroupDescription, GroupState, MemberDescription};
+pub use offsets::{Commit, CommittedOffset, OffsetToDelete, PartitionCommit};
+pub use record::LoadError;
+pub use table::{GroupListing, GroupTable};
 
-pub use api::{
-    CommitRequest, CommittedOffset, Effects, FetchedOffset, GroupDescription, GroupLimits, GroupListing, HeartbeatRequest,
-    JoinMember, JoinReply, JoinRequest, LoadError, MemberDescription, MemberIdentity, OffsetToCommit, Reply, ReplyToken,
-    StateRecord, SyncReply, SyncRequest,
-};
-pub use table::GroupTable;
+#[cfg(test)]
+mod history_tests;

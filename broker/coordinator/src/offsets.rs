@@ -1,104 +1,207 @@
-//! Committed offsets of one group: who may commit, what is kept, what may be deleted.
+//! Committed offsets of a group: commit, fetch, delete, age out.
+//!
+//! Invariants
+//! - Offsets belong to a topic's id, so a topic made anew under an old name starts without them.
+//! - Each change is a record; what a fetch returns may not yet be durable only between a commit and its reply.
+//!
+//! Must not: keep more than `offsets_max` partitions or longer metadata than `offset_metadata_bytes_max`.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
 use schloss_core::{ErrorCode, PartitionId, TopicId};
 
-use crate::api::{CommitRequest, CommittedOffset, FetchedOffset, OffsetToCommit};
-use crate::group::{Cx, Group, Phase};
-use crate::{layout, limits, subscription};
+use crate::group::sync::MemberRef;
+use crate::group::{Group, GroupState, Turn};
+use crate::record;
 
-/// The protocol type whose metadata this room can read.
+/// An offset that a group has reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedOffset {
+    /// The next offset to read.
+    pub offset: i64,
+    /// The leader epoch of the record before it, or -1.
+    pub leader_epoch: i32,
+    /// What the client adds.
+    pub metadata: Arc<str>,
+    /// When it was committed.
+    pub committed_wall_ms: i64,
+}
+
+/// One partition of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionCommit {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The next offset to read.
+    pub offset: i64,
+    /// The leader epoch of the record before it, or -1.
+    pub leader_epoch: i32,
+    /// What the client adds; null counts as empty.
+    pub metadata: Arc<str>,
+}
+
+/// An OffsetCommit request.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// Who commits; generation -1 and an empty id for consumers that assign partitions themselves.
+    pub member: MemberRef,
+    /// What.
+    pub partitions: Vec<PartitionCommit>,
+}
+
+/// One partition of OffsetDelete. The name is needed because members tell their subscriptions by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OffsetToDelete {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Its topic's name.
+    pub topic_name: Arc<str>,
+}
+
+/// The protocol type of consumers, whose metadata tells the subscription.
 const CONSUMER: &str = "consumer";
 
 impl Group {
-    /// Takes one OffsetCommit; a code per offset, or one refusal for all.
-    pub fn commit(&mut self, cx: &mut Cx<'_>, request: CommitRequest<'_>) -> Result<Vec<ErrorCode>, ErrorCode> {
-        self.check_commit(&request)?;
-        self.keep_alive(cx, request.member_id);
-        Ok(request.offsets.into_iter().map(|offset| self.commit_one(cx, offset).err().unwrap_or(ErrorCode::NONE)).collect())
+    /// Handles a commit; one code per partition. The codes may only be told once the records are durable.
+    pub(crate) fn commit(&mut self, commit: &Commit, turn: &mut Turn<'_>) -> Vec<ErrorCode> {
+        if let Err(error) = self.check_commit(&commit.member) {
+            return vec![error; commit.partitions.len()];
+        }
+        self.touch(&commit.member.member_id, turn);
+        commit.partitions.iter().map(|partition| self.commit_partition(partition, turn)).collect()
     }
 
-    fn check_commit(&self, request: &CommitRequest<'_>) -> Result<(), ErrorCode> {
-        if request.generation < 0 && self.phase == Phase::Empty {
-            // A consumer with assigned partitions, or a tool, using the group only to keep offsets.
+    fn check_commit(&self, member: &MemberRef) -> Result<(), ErrorCode> {
+        if member.generation < 0 && self.state == GroupState::Empty {
             return Ok(());
         }
-        if request.generation < 0 && request.member_id.is_empty() && request.group_instance_id.is_none() {
+        if member.generation < 0 && member.member_id.is_empty() && member.instance_id.is_none() {
+            // Someone commits by hand under a group that has members.
             return Err(ErrorCode::UNKNOWN_MEMBER_ID);
         }
-        self.validate(request.member_id, request.group_instance_id)?;
-        if request.generation != self.generation {
-            return Err(ErrorCode::ILLEGAL_GENERATION);
-        }
-        // The member does not yet know its partitions of this generation, so these offsets are of an earlier one.
-        if self.phase == Phase::CompletingRebalance { Err(ErrorCode::REBALANCE_IN_PROGRESS) } else { Ok(()) }
+        self.check_member(&member.member_id, member.instance_id.as_deref())?;
+        self.check_generation(member.generation)?;
+        // The member is about to learn its new partitions; what it commits now may not be its own.
+        if self.state == GroupState::CompletingRebalance { Err(ErrorCode::REBALANCE_IN_PROGRESS) } else { Ok(()) }
     }
 
-    fn commit_one(&mut self, cx: &mut Cx<'_>, commit: OffsetToCommit) -> Result<(), ErrorCode> {
-        let metadata = commit.metadata.unwrap_or_default();
-        if metadata.len() > cx.limits.offset_metadata_bytes_max {
-            return Err(ErrorCode::OFFSET_METADATA_TOO_LARGE);
+    fn commit_partition(&mut self, commit: &PartitionCommit, turn: &mut Turn<'_>) -> ErrorCode {
+        if commit.metadata.len() > turn.config.offset_metadata_bytes_max {
+            return ErrorCode::OFFSET_METADATA_TOO_LARGE;
         }
-        let partition = PartitionId { topic: commit.topic, index: commit.partition };
-        if self.offsets.len() >= limits::OFFSETS_PER_GROUP_MAX && !self.offsets.contains_key(&partition) {
-            return Err(ErrorCode::INVALID_COMMIT_OFFSET_SIZE);
+        if !self.offsets.contains_key(&commit.partition) && self.offsets.len() >= turn.config.offsets_max {
+            return ErrorCode::INVALID_COMMIT_OFFSET_SIZE;
         }
-        let kept =
-            CommittedOffset { offset: commit.offset, leader_epoch: commit.leader_epoch, metadata, commit_ms: cx.now_ms };
-        cx.effects.records.push(layout::offset_record(cx.name, partition, &kept));
-        self.offsets.insert(partition, kept);
-        Ok(())
+        let offset = CommittedOffset {
+            offset: commit.offset,
+            leader_epoch: commit.leader_epoch,
+            metadata: commit.metadata.clone(),
+            committed_wall_ms: turn.now.wall_ms,
+        };
+        turn.effects.records.push(record::offset_record(&self.id, commit.partition, Some(&offset)));
+        self.offsets.insert(commit.partition, offset);
+        ErrorCode::NONE
     }
 
-    /// The offsets of these partitions, or of all that have one.
-    pub fn fetch(&self, partitions: Option<&[PartitionId]>) -> Vec<FetchedOffset> {
-        match partitions {
-            Some(partitions) => {
-                let find = |partition: &PartitionId| self.offsets.get(partition).cloned();
-                partitions.iter().map(|id| FetchedOffset { partition: *id, committed: find(id) }).collect()
-            }
-            None => {
-                let line = |(id, offset): (&PartitionId, &CommittedOffset)| (*id, Some(offset.clone()));
-                self.offsets.iter().map(line).map(|(partition, committed)| FetchedOffset { partition, committed }).collect()
-            }
-        }
-    }
-
-    /// Deletes offsets of topics nobody is subscribed to; a code per partition, or one refusal for all.
-    pub fn delete_offsets(&mut self, cx: &mut Cx<'_>, which: &[(PartitionId, &str)]) -> Result<Vec<ErrorCode>, ErrorCode> {
+    /// Handles OffsetDelete: one code per partition, or one for all.
+    pub(crate) fn delete_offsets(
+        &mut self,
+        partitions: &[OffsetToDelete],
+        turn: &mut Turn<'_>,
+    ) -> Result<Vec<ErrorCode>, ErrorCode> {
         let is_consumer = self.protocol_type.as_deref() == Some(CONSUMER);
-        if self.phase != Phase::Empty && !is_consumer {
+        if self.state != GroupState::Empty && !is_consumer {
             return Err(ErrorCode::NON_EMPTY_GROUP);
         }
-        let codes = which.iter().map(|(partition, topic)| {
-            if self.is_subscribed(topic) {
-                return ErrorCode::GROUP_SUBSCRIBED_TO_TOPIC;
+        let subscribed = self.subscribed_topics();
+        let codes = partitions.iter().map(|one| {
+            if subscribed.as_ref().is_some_and(|topics| !topics.contains(one.topic_name.as_bytes())) {
+                self.forget(one.partition, turn);
+                ErrorCode::NONE
+            } else {
+                ErrorCode::GROUP_SUBSCRIBED_TO_TOPIC
             }
-            if self.offsets.remove(partition).is_some() {
-                cx.effects.records.push(layout::offset_tombstone(cx.name, *partition));
-            }
-            ErrorCode::NONE
         });
         Ok(codes.collect())
     }
 
-    /// True unless it is certain that no member is subscribed.
-    fn is_subscribed(&self, topic: &str) -> bool {
-        let protocol = self.protocol.as_deref();
-        let certainly_not = |metadata| subscription::topics(&metadata).is_some_and(|topics| topics.iter().all(|t| t != topic));
-        !self.members.values().all(|member| certainly_not(member.metadata(protocol)))
+    /// Topics that members read; `None` when a member's metadata cannot be read, which counts as all.
+    fn subscribed_topics(&self) -> Option<BTreeSet<Bytes>> {
+        let mut topics = BTreeSet::new();
+        if self.state != GroupState::Empty {
+            for member in self.members.values() {
+                for protocol in &member.protocols {
+                    topics.append(&mut subscription(&protocol.metadata)?);
+                }
+            }
+        }
+        Some(topics)
     }
 
-    /// The topic is gone, and its offsets with it.
-    pub fn topic_deleted(&mut self, cx: &mut Cx<'_>, topic: TopicId) {
-        for partition in self.partitions_of(topic) {
-            self.offsets.remove(&partition);
-            cx.effects.records.push(layout::offset_tombstone(cx.name, partition));
+    fn forget(&mut self, partition: PartitionId, turn: &mut Turn<'_>) {
+        if self.offsets.remove(&partition).is_some() {
+            turn.effects.records.push(record::offset_record(&self.id, partition, None));
         }
     }
 
-    /// The partitions of `topic` that have an offset.
-    pub fn partitions_of(&self, topic: TopicId) -> Vec<PartitionId> {
-        let all = PartitionId { topic, index: i32::MIN }..=PartitionId { topic, index: i32::MAX };
-        self.offsets.range(all).map(|(id, _)| *id).collect()
+    /// A topic is gone: so are its offsets.
+    pub(crate) fn forget_topic(&mut self, topic: TopicId, turn: &mut Turn<'_>) {
+        let first = PartitionId { topic, index: i32::MIN };
+        let last = PartitionId { topic, index: i32::MAX };
+        let gone: Vec<_> = self.offsets.range(first..=last).map(|(partition, _)| *partition).collect();
+        for partition in gone {
+            self.forget(partition, turn);
+        }
     }
+
+    /// Forgets offsets that nobody used for the retention time (KIP-211): counted from when the group became empty,
+    /// or from the commit for groups that never had members.
+    pub(crate) fn expire_offsets(&mut self, turn: &mut Turn<'_>) {
+        if self.state != GroupState::Empty {
+            return;
+        }
+        let retention = turn.config.offsets_retention_ms;
+        let since_empty = if self.protocol_type.is_some() { self.state_wall_ms } else { i64::MIN };
+        let gone: Vec<_> = self
+            .offsets
+            .iter()
+            .filter(|(_, offset)| {
+                let last_used = offset.committed_wall_ms.max(since_empty);
+                turn.now.wall_ms.saturating_sub(last_used) >= retention
+            })
+            .map(|(partition, _)| *partition)
+            .collect();
+        for partition in gone {
+            self.forget(partition, turn);
+        }
+    }
+
+    /// Forgets everything durable; the caller then drops the group.
+    pub(crate) fn forget_all(&mut self, turn: &mut Turn<'_>) {
+        for partition in std::mem::take(&mut self.offsets).into_keys() {
+            turn.effects.records.push(record::offset_record(&self.id, partition, None));
+        }
+        if std::mem::take(&mut self.is_stored) {
+            turn.effects.records.push(record::group_tombstone(&self.id));
+        }
+    }
+}
+
+/// The topics in a consumer's metadata: a version, then an array of strings; what follows does not matter here.
+fn subscription(metadata: &Bytes) -> Option<BTreeSet<Bytes>> {
+    let mut rest = metadata.get(2..)?;
+    let (count, after) = rest.split_first_chunk::<4>()?;
+    rest = after;
+    let mut topics = BTreeSet::new();
+    // Each turn takes at least two bytes or ends, whatever the count claims.
+    for _ in 0..i32::from_be_bytes(*count) {
+        let (length, after) = rest.split_first_chunk::<2>()?;
+        let length = usize::try_from(i16::from_be_bytes(*length)).ok()?;
+        let (name, after) = after.split_at_checked(length)?;
+        topics.insert(metadata.slice_ref(name));
+        rest = after;
+    }
+    Some(topics)
 }

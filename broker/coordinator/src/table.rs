@@ -1,305 +1,307 @@
-//! All groups of one tenant: finds the group a request is for, and knows what is due next.
+//! All groups of one tenant, and the timetable of what is due.
+//!
+//! In: requests, already authorised. Out: [`Effects`], or an answer at once where nothing durable changes.
 //!
 //! Invariants
-//! - `deadlines` holds each group once at most, under `Group::indexed_ms`, never later than what is really due.
-//! - `parked` holds exactly the tokens that are still to be answered.
+//! - A group that nobody joined, and that has no offsets, does not stay: naming groups costs nothing.
+//! - `timetable` holds exactly one entry for each group that has a deadline.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use schloss_core::{ErrorCode, PartitionId, TopicId};
+use schloss_core::{ErrorCode, GroupId, PartitionId, TopicId};
 
-use crate::api::{
-    CommitRequest, Effects, FetchedOffset, GroupDescription, GroupLimits, GroupListing, HeartbeatRequest, JoinReply,
-    JoinRequest, LoadError, MemberIdentity, ReplyToken, SyncReply, SyncRequest,
-};
-use crate::group::{Cx, Group, Phase};
-use crate::join::{self, Joining};
-use crate::{layout, limits};
+use crate::config::GroupConfig;
+use crate::effects::{Effects, Now, Reply, ReplyToken};
+use crate::group::join::Join;
+use crate::group::member::LeavingMember;
+use crate::group::sync::{MemberRef, Sync};
+use crate::group::{Group, GroupDescription, GroupState, Turn};
+use crate::offsets::{Commit, CommittedOffset, OffsetToDelete};
+use crate::record::{self, LoadError, Loaded};
 
-/// The consumer groups of one tenant.
-#[cfg_attr(test, derive(Clone))]
+/// A group for ListGroups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupListing {
+    /// Its id.
+    pub id: GroupId,
+    /// Its kind, empty when it never had members.
+    pub protocol_type: Arc<str>,
+    /// Its state.
+    pub state: GroupState,
+}
+
+/// Every group of one tenant.
 #[derive(Debug)]
 pub struct GroupTable {
-    limits: GroupLimits,
-    groups: HashMap<Arc<str>, Group>,
-    deadlines: BTreeSet<(i64, Arc<str>)>,
-    parked: HashMap<ReplyToken, Arc<str>>,
+    config: GroupConfig,
+    groups: BTreeMap<GroupId, Group>,
+    timetable: BTreeSet<(u64, GroupId)>,
+}
+
+/// What to do with a group that does not exist.
+enum Absent {
+    Create,
+    Refuse,
 }
 
 impl GroupTable {
-    /// Takes over stored state. Members get a fresh session; keys of other rooms are passed over.
+    /// Groups as they stand in the tenant's durable state; records of other rooms are passed over. Members keep their
+    /// generation and assignment, and get a fresh session.
     ///
     /// # Errors
-    /// [`LoadError`] when a record is not what this room writes.
-    pub fn load(limits: GroupLimits, state: &[(Bytes, Bytes)], now_ms: i64) -> Result<Self, LoadError> {
-        let mut table = Self { limits, groups: HashMap::new(), deadlines: BTreeSet::new(), parked: HashMap::new() };
+    /// [`LoadError`] for state that this version did not write.
+    pub fn load<'a>(
+        config: GroupConfig,
+        state: impl IntoIterator<Item = (&'a Bytes, &'a Bytes)>,
+        now: Now,
+    ) -> Result<Self, LoadError> {
+        let mut table = Self { config, groups: BTreeMap::new(), timetable: BTreeSet::new() };
+        let mut offsets = Vec::new();
         for (key, value) in state {
-            match key.first() {
-                Some(&layout::GROUP) => {
-                    let (name, mut group) = layout::read_group(key, value, now_ms)?;
-                    if let Some(offsets_only) = table.groups.remove(name.as_str()) {
-                        group.offsets = offsets_only.offsets;
-                    }
-                    table.groups.insert(name.into(), group);
+            match record::load(key, value)? {
+                None => {}
+                Some(Loaded::Group(group)) => {
+                    table.groups.insert(group.id.clone(), *group);
                 }
-                Some(&layout::OFFSET) => {
-                    let (name, partition, offset) = layout::read_offset(key, value)?;
-                    let group = table.groups.entry(name.into()).or_insert_with(|| Group::new(now_ms));
-                    group.offsets.insert(partition, offset);
-                }
-                _ => {}
+                Some(Loaded::Offset(group, partition, offset)) => offsets.push((group, partition, offset)),
             }
         }
-        for (name, group) in &mut table.groups {
-            index(&mut table.deadlines, name, group);
+        for (id, partition, offset) in offsets {
+            let group = table.groups.entry(id).or_insert_with_key(|id| Group::new(id.clone(), now.wall_ms));
+            group.offsets.insert(partition, offset);
+        }
+        let ids: Vec<_> = table.groups.keys().cloned().collect();
+        for id in ids {
+            if let Some(group) = table.groups.get_mut(&id) {
+                for member in group.members.values_mut() {
+                    member.expires_ms = Some(now.monotonic_ms.saturating_add(member.session_timeout_ms));
+                }
+            }
+            table.settle(&id);
         }
         Ok(table)
     }
 
-    /// When `tick` is to be called next.
-    #[must_use]
-    pub fn next_deadline_ms(&self) -> Option<i64> {
-        self.deadlines.first().map(|(due, _)| *due)
-    }
-
-    /// Does what is due. What would be too much for one write stays due.
-    pub fn tick(&mut self, now_ms: i64) -> Effects {
+    /// JoinGroup. The reply comes in these effects or in later ones, at the latest from [`GroupTable::tick`].
+    pub fn join(&mut self, id: &GroupId, join: Join, token: ReplyToken, now: Now) -> Effects {
         let mut effects = Effects::default();
-        let due: Vec<Arc<str>> = self.deadlines.iter().take_while(|(due, _)| *due <= now_ms).map(|(_, name)| name.clone()).collect();
-        for name in due {
-            if effects.records.len() >= limits::RECORDS_PER_TICK_MAX {
-                break;
-            }
-            self.act(&name, now_ms, &mut effects, |group, cx| group.tick(cx));
-        }
-        effects
-    }
-
-    /// JoinGroup. The reply comes in these or later effects, under `token`. `random` must be unguessable.
-    pub fn join(&mut self, token: ReplyToken, request: JoinRequest<'_>, now_ms: i64, random: u128) -> Effects {
-        let member_id = request.member_id;
-        if let Err(error) = join::check_request(&request, &self.limits) {
-            return Effects::reply(token, JoinReply::refused(error, member_id));
-        }
-        let name = request.group;
-        let found = if member_id.is_empty() {
-            self.ensure(name, now_ms)
-        } else if self.groups.contains_key(name) {
-            Ok(())
+        let session = self.config.session_timeout_min_ms..=self.config.session_timeout_max_ms;
+        let bytes = join.protocols.iter().fold(0_usize, |sum, own| sum.saturating_add(own.metadata.len()));
+        let absent = if join.member_id.is_empty() { Absent::Create } else { Absent::Refuse };
+        let refusal = if !session.contains(&join.session_timeout_ms) {
+            Some(ErrorCode::INVALID_SESSION_TIMEOUT)
+        } else if bytes > self.config.member_bytes_max {
+            Some(ErrorCode::INVALID_REQUEST)
+        } else if self.groups.contains_key(id) {
+            None
         } else {
-            Err(ErrorCode::UNKNOWN_MEMBER_ID)
-        };
-        if let Err(error) = found {
-            return Effects::reply(token, JoinReply::refused(error, member_id));
-        }
-        let mut effects = Effects::default();
-        self.park(token, name);
-        self.act(name, now_ms, &mut effects, |group, cx| group.join(cx, Joining { token, request, random }));
-        effects
-    }
-
-    /// SyncGroup. The reply comes in these or later effects, under `token`.
-    pub fn sync(&mut self, token: ReplyToken, request: SyncRequest<'_>, now_ms: i64) -> Effects {
-        let name = request.group;
-        if !self.groups.contains_key(name) {
-            return Effects::reply(token, SyncReply::refused(ErrorCode::UNKNOWN_MEMBER_ID));
-        }
-        let mut effects = Effects::default();
-        self.park(token, name);
-        self.act(name, now_ms, &mut effects, |group, cx| group.sync(cx, token, request));
-        effects
-    }
-
-    /// Heartbeat.
-    ///
-    /// # Errors
-    /// The code to answer.
-    pub fn heartbeat(&mut self, request: &HeartbeatRequest<'_>, now_ms: i64) -> Result<(), ErrorCode> {
-        let mut effects = Effects::default();
-        self.act(request.group, now_ms, &mut effects, |group, cx| group.heartbeat(cx, request))
-            .unwrap_or(Err(ErrorCode::UNKNOWN_MEMBER_ID))
-    }
-
-    /// LeaveGroup: one code per leaver.
-    pub fn leave(&mut self, group: &str, leavers: &[MemberIdentity], now_ms: i64) -> (Vec<ErrorCode>, Effects) {
-        let mut effects = Effects::default();
-        let codes = self.act(group, now_ms, &mut effects, |group, cx| group.leave(cx, leavers));
-        (codes.unwrap_or_else(|| vec![ErrorCode::UNKNOWN_MEMBER_ID; leavers.len()]), effects)
-    }
-
-    /// The client behind a parked request is gone. The member stays until its session ends, as in Kafka.
-    pub fn drop_reply(&mut self, token: ReplyToken) {
-        if let Some(group) = self.parked.remove(&token).and_then(|name| self.groups.get_mut(&name)) {
-            group.hang_up(token);
-        }
-    }
-
-    /// OffsetCommit: one code per offset, or one refusal for all. Answer success only once the records are durable.
-    pub fn commit(&mut self, request: CommitRequest<'_>, now_ms: i64) -> (Result<Vec<ErrorCode>, ErrorCode>, Effects) {
-        let mut effects = Effects::default();
-        let name = request.group;
-        if name.is_empty() {
-            return (Err(ErrorCode::INVALID_GROUP_ID), effects);
-        }
-        let found = match (self.groups.contains_key(name), request.generation) {
-            (true, _) => Ok(()),
-            (false, ..0) => self.ensure(name, now_ms),
-            (false, _) => Err(ErrorCode::ILLEGAL_GENERATION),
-        };
-        let codes = found.and_then(|()| {
-            self.act(name, now_ms, &mut effects, |group, cx| group.commit(cx, request)).unwrap_or(Err(ErrorCode::UNKNOWN_MEMBER_ID))
-        });
-        (codes, effects)
-    }
-
-    /// OffsetFetch: these partitions in this order, or all that have an offset. An unknown group has none.
-    #[must_use]
-    pub fn fetch(&self, group: &str, partitions: Option<&[PartitionId]>) -> Vec<FetchedOffset> {
-        match self.groups.get(group) {
-            Some(group) => group.fetch(partitions),
-            None => {
-                let none = |partition: &PartitionId| FetchedOffset { partition: *partition, committed: None };
-                partitions.unwrap_or_default().iter().map(none).collect()
+            match absent {
+                Absent::Refuse => Some(ErrorCode::UNKNOWN_MEMBER_ID),
+                Absent::Create => self.refuse_creation(),
             }
+        };
+        if let Some(error) = refusal {
+            effects.join_error(token, &join.member_id, error);
+            return effects;
         }
+        self.on_group(id, absent, now, &mut effects, |group, turn| group.join(join, token, turn));
+        effects
     }
 
-    /// OffsetDelete: partitions with their topics' names; one code each, or one refusal for all.
+    /// SyncGroup. The reply comes in these effects or in later ones.
+    pub fn sync(&mut self, id: &GroupId, sync: Sync, token: ReplyToken, now: Now) -> Effects {
+        let mut effects = Effects::default();
+        let done = self.on_group(id, Absent::Refuse, now, &mut effects, |group, turn| group.sync(sync, token, turn));
+        if done.is_none() {
+            effects.sync_error(token, ErrorCode::UNKNOWN_MEMBER_ID);
+        }
+        effects
+    }
+
+    /// Heartbeat. Answered at once.
+    pub fn heartbeat(&mut self, id: &GroupId, member: &MemberRef, token: ReplyToken, now: Now) -> Effects {
+        let mut effects = Effects::default();
+        let code = self.on_group(id, Absent::Refuse, now, &mut effects, |group, turn| group.heartbeat(member, turn));
+        effects.reply(token, Reply::Heartbeat(code.unwrap_or(ErrorCode::UNKNOWN_MEMBER_ID)));
+        effects
+    }
+
+    /// LeaveGroup. Up to version 2 the one member's code is the answer's.
+    pub fn leave(&mut self, id: &GroupId, leaving: &[LeavingMember], token: ReplyToken, now: Now) -> Effects {
+        let mut effects = Effects::default();
+        let codes = self.on_group(id, Absent::Refuse, now, &mut effects, |group, turn| group.leave(leaving, turn));
+        // Kafka: no such group is the same as no such member, for each.
+        let members = codes.unwrap_or_else(|| vec![ErrorCode::UNKNOWN_MEMBER_ID; leaving.len()]);
+        effects.reply(token, Reply::Leave { error: ErrorCode::NONE, members });
+        effects
+    }
+
+    /// OffsetCommit.
+    pub fn commit(&mut self, id: &GroupId, commit: &Commit, token: ReplyToken, now: Now) -> Effects {
+        let mut effects = Effects::default();
+        let refusal = if self.groups.contains_key(id) {
+            None
+        } else if commit.member.generation >= 0 {
+            Some(ErrorCode::ILLEGAL_GENERATION)
+        } else {
+            self.refuse_creation()
+        };
+        let codes = match refusal {
+            Some(error) => Some(vec![error; commit.partitions.len()]),
+            None => self.on_group(id, Absent::Create, now, &mut effects, |group, turn| group.commit(commit, turn)),
+        };
+        effects.reply(token, Reply::Commit(codes.unwrap_or_default()));
+        effects
+    }
+
+    /// One committed offset.
+    #[must_use]
+    pub fn offset(&self, id: &GroupId, partition: PartitionId) -> Option<&CommittedOffset> {
+        self.groups.get(id)?.offsets.get(&partition)
+    }
+
+    /// All committed offsets of a group, by partition.
+    pub fn offsets(&self, id: &GroupId) -> impl Iterator<Item = (PartitionId, &CommittedOffset)> {
+        let offsets = self.groups.get(id).into_iter().flat_map(|group| &group.offsets);
+        offsets.map(|(partition, offset)| (*partition, offset))
+    }
+
+    /// OffsetDelete.
     pub fn delete_offsets(
         &mut self,
-        group: &str,
-        which: &[(PartitionId, &str)],
-        now_ms: i64,
-    ) -> (Result<Vec<ErrorCode>, ErrorCode>, Effects) {
+        id: &GroupId,
+        partitions: &[OffsetToDelete],
+        token: ReplyToken,
+        now: Now,
+    ) -> Effects {
         let mut effects = Effects::default();
-        let codes = self.act(group, now_ms, &mut effects, |group, cx| group.delete_offsets(cx, which));
-        (codes.unwrap_or(Err(ErrorCode::GROUP_ID_NOT_FOUND)), effects)
+        let answer =
+            self.on_group(id, Absent::Refuse, now, &mut effects, |group, turn| group.delete_offsets(partitions, turn));
+        let reply = match answer {
+            None => Reply::DeleteOffsets { error: ErrorCode::GROUP_ID_NOT_FOUND, partitions: Vec::new() },
+            Some(Err(error)) => Reply::DeleteOffsets { error, partitions: Vec::new() },
+            Some(Ok(partitions)) => Reply::DeleteOffsets { error: ErrorCode::NONE, partitions },
+        };
+        effects.reply(token, reply);
+        effects
     }
 
-    /// A topic is gone: its offsets go too.
-    pub fn topic_deleted(&mut self, topic: TopicId, now_ms: i64) -> Effects {
+    /// DeleteGroups.
+    pub fn delete_groups(&mut self, ids: &[GroupId], token: ReplyToken, now: Now) -> Effects {
         let mut effects = Effects::default();
-        let with_offsets = self.groups.iter().filter(|(_, group)| !group.partitions_of(topic).is_empty());
-        let names: Vec<Arc<str>> = with_offsets.map(|(name, _)| name.clone()).collect();
-        for name in names {
-            self.act(&name, now_ms, &mut effects, |group, cx| group.topic_deleted(cx, topic));
+        let mut codes = Vec::with_capacity(ids.len());
+        for id in ids {
+            let code = self.on_group(id, Absent::Refuse, now, &mut effects, |group, turn| {
+                if group.state != GroupState::Empty {
+                    return ErrorCode::NON_EMPTY_GROUP;
+                }
+                group.forget_all(turn);
+                group.pending.clear();
+                ErrorCode::NONE
+            });
+            codes.push(code.unwrap_or(ErrorCode::GROUP_ID_NOT_FOUND));
+        }
+        effects.reply(token, Reply::DeleteGroups(codes));
+        effects
+    }
+
+    /// DescribeGroups; `None` when there is no such group.
+    #[must_use]
+    pub fn describe(&self, id: &GroupId) -> Option<GroupDescription> {
+        self.groups.get(id).map(Group::describe)
+    }
+
+    /// ListGroups, sorted by id.
+    pub fn list(&self) -> impl Iterator<Item = GroupListing> {
+        self.groups.values().map(|group| GroupListing {
+            id: group.id.clone(),
+            protocol_type: group.protocol_type.clone().unwrap_or_default(),
+            state: group.state,
+        })
+    }
+
+    /// A topic was deleted: its offsets go.
+    pub fn topic_deleted(&mut self, topic: TopicId, now: Now) -> Effects {
+        self.on_every_group(now, |group, turn| group.forget_topic(topic, turn))
+    }
+
+    /// Forgets offsets, and then groups, that nobody used for the retention time. To be called every few minutes.
+    pub fn expire_offsets(&mut self, now: Now) -> Effects {
+        self.on_every_group(now, |group, turn| {
+            let had_offsets = !group.offsets.is_empty();
+            group.expire_offsets(turn);
+            let is_old = turn.now.wall_ms.saturating_sub(group.state_wall_ms) >= turn.config.offsets_retention_ms;
+            let is_idle = group.state == GroupState::Empty && group.offsets.is_empty() && group.pending.is_empty();
+            if is_idle && (had_offsets || is_old) {
+                group.forget_all(turn);
+            }
+        })
+    }
+
+    /// When [`GroupTable::tick`] has something to do, in monotonic milliseconds.
+    #[must_use]
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.timetable.first().map(|(at, _)| *at)
+    }
+
+    /// Does everything that is due.
+    pub fn tick(&mut self, now: Now) -> Effects {
+        let mut effects = Effects::default();
+        let due: Vec<_> =
+            self.timetable.iter().take_while(|(at, _)| *at <= now.monotonic_ms).map(|(_, id)| id.clone()).collect();
+        for id in due {
+            self.on_group(&id, Absent::Refuse, now, &mut effects, |group, turn| group.tick(turn));
         }
         effects
     }
 
-    /// DescribeGroups; `None` for a group that is not there.
-    #[must_use]
-    pub fn describe(&self, group: &str) -> Option<GroupDescription> {
-        self.groups.get(group).map(Group::describe)
+    fn refuse_creation(&self) -> Option<ErrorCode> {
+        (self.groups.len() >= self.config.groups_max).then_some(ErrorCode::POLICY_VIOLATION)
     }
 
-    /// ListGroups. An empty filter lets all pass; words are compared without case, as Kafka does.
-    #[must_use]
-    pub fn list(&self, states: &[&str], types: &[&str]) -> Vec<GroupListing> {
-        let passes = |filter: &[&str], word: &str| filter.is_empty() || filter.iter().any(|asked| asked.eq_ignore_ascii_case(word));
-        let wanted = self.groups.iter().filter(|(_, group)| passes(states, group.phase.word()) && passes(types, "classic"));
-        let line = |(name, group): (&Arc<str>, &Group)| GroupListing {
-            group: name.to_string(),
-            protocol_type: group.protocol_type.clone().unwrap_or_default(),
-            state: group.phase.word(),
-        };
-        let mut list: Vec<GroupListing> = wanted.map(line).collect();
-        list.sort_by(|a, b| a.group.cmp(&b.group));
-        list
-    }
-
-    /// DeleteGroups, one group.
-    ///
-    /// # Errors
-    /// `GROUP_ID_NOT_FOUND` or `NON_EMPTY_GROUP`.
-    pub fn delete_group(&mut self, group: &str, now_ms: i64) -> Result<Effects, ErrorCode> {
-        let found = self.groups.get(group).ok_or(ErrorCode::GROUP_ID_NOT_FOUND)?;
-        if found.phase != Phase::Empty {
-            return Err(ErrorCode::NON_EMPTY_GROUP);
-        }
+    fn on_every_group(&mut self, now: Now, mut event: impl FnMut(&mut Group, &mut Turn<'_>)) -> Effects {
         let mut effects = Effects::default();
-        self.act(group, now_ms, &mut effects, |group, cx| group.die(cx));
-        Ok(effects)
-    }
-
-    /// Groups, for metrics and bounds.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.groups.len()
-    }
-
-    /// True without groups.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.groups.is_empty()
-    }
-
-    fn ensure(&mut self, name: &str, now_ms: i64) -> Result<(), ErrorCode> {
-        if self.groups.contains_key(name) {
-            return Ok(());
+        let ids: Vec<_> = self.groups.keys().cloned().collect();
+        for id in ids {
+            self.on_group(&id, Absent::Refuse, now, &mut effects, &mut event);
         }
-        if self.groups.len() >= self.limits.groups_max {
-            return Err(ErrorCode::POLICY_VIOLATION);
-        }
-        self.groups.insert(name.into(), Group::new(now_ms));
-        Ok(())
+        effects
     }
 
-    fn park(&mut self, token: ReplyToken, name: &str) {
-        if let Some((name, _)) = self.groups.get_key_value(name) {
-            self.parked.insert(token, name.clone());
-        }
-    }
-
-    /// Lets `change` work on a group, then settles what the table knows of it. `None` without such a group.
-    fn act<R>(
+    /// Runs an event on a group and keeps the timetable right; `None` when there is no such group.
+    fn on_group<T>(
         &mut self,
-        name: &str,
-        now_ms: i64,
+        id: &GroupId,
+        absent: Absent,
+        now: Now,
         effects: &mut Effects,
-        change: impl FnOnce(&mut Group, &mut Cx<'_>) -> R,
-    ) -> Option<R> {
-        let (name, mut group) = self.groups.remove_entry(name)?;
-        let answered_before = effects.replies.len();
-        let result = change(&mut group, &mut Cx { limits: &self.limits, now_ms, name: &name, effects });
-        for (token, _) in effects.replies.iter().skip(answered_before) {
-            self.parked.remove(token);
-        }
-        if group.is_void() {
-            if let Some(due) = group.indexed_ms {
-                self.deadlines.remove(&(due, name));
+        event: impl FnOnce(&mut Group, &mut Turn<'_>) -> T,
+    ) -> Option<T> {
+        let group = match absent {
+            Absent::Refuse => self.groups.get_mut(id)?,
+            Absent::Create => self.groups.entry(id.clone()).or_insert_with(|| Group::new(id.clone(), now.wall_ms)),
+        };
+        let answer = event(group, &mut Turn { now, config: &self.config, effects });
+        self.settle(id);
+        Some(answer)
+    }
+
+    fn settle(&mut self, id: &GroupId) {
+        let Some(group) = self.groups.get_mut(id) else { return };
+        let deadline = group.deadline_ms();
+        if group.scheduled_ms != deadline {
+            if let Some(at) = group.scheduled_ms {
+                self.timetable.remove(&(at, id.clone()));
             }
-        } else {
-            index(&mut self.deadlines, &name, &mut group);
-            self.groups.insert(name, group);
+            if let Some(at) = deadline {
+                self.timetable.insert((at, id.clone()));
+            }
+            group.scheduled_ms = deadline;
         }
-        Some(result)
+        if group.is_vacant() {
+            self.groups.remove(id);
+        }
     }
-
-    #[cfg(test)]
-    pub(crate) fn groups(&self) -> &HashMap<Arc<str>, Group> {
-        &self.groups
-    }
-
-    #[cfg(test)]
-    pub(crate) fn parked(&self) -> usize {
-        self.parked.len()
-    }
-}
-
-/// Files the group under its next deadline.
-fn index(deadlines: &mut BTreeSet<(i64, Arc<str>)>, name: &Arc<str>, group: &mut Group) {
-    let due = group.deadline_ms();
-    if due == group.indexed_ms {
-        return;
-    }
-    if let Some(old) = group.indexed_ms {
-        deadlines.remove(&(old, name.clone()));
-    }
-    if let Some(due) = due {
-        deadlines.insert((due, name.clone()));
-    }
-    group.indexed_ms = due;
 }

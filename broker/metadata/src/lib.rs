@@ -1,1 +1,103 @@
-//! placeholder
+//! The metadata store: slow facts in SQL. Topics, partitions, segments, shard ownership, wrapped keys, group state.
+//!
+//! In: rows whose names and values are already sealed. Out: the same rows. This is the one room that speaks SQL.
+//!
+//! Invariants
+//! - Nothing of a shard's log changes unless the row still has the caller's epoch and writer (`CLUSTER.md` rule 5).
+//! - A flush, its segments, its state rows and its checkpoint are one transaction.
+//!
+//! Must not: hold a plain name, a key, or a record; know what a sealed value means.
+
+mod rows;
+mod sqlite;
+pub mod suite;
+
+pub use rows::{FlushCommit, GarbageRow, KeyRow, PartitionRow, PartRow, SegmentRow, ShardGuard, ShardRow, StateRow, TopicRow};
+pub use sqlite::SqliteMetadata;
+
+use schloss_core::{PartitionId, ShardId, TenantId, TopicId};
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    /// Written by a newer release.
+    #[error("the manifest has format {found}, this release knows {known}")]
+    NewerFormat {
+        /// In the file.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// Not our file.
+    #[error("the manifest is a database of something else")]
+    Foreign,
+    /// Another process holds it.
+    #[error("another process holds the data folder")]
+    Locked,
+    /// The shard has another owner now, or the row changed under us.
+    #[error("the shard is owned by another writer")]
+    Fenced,
+    /// The row is there already.
+    #[error("the row exists already")]
+    Exists,
+    /// The disk is full.
+    #[error("the disk is full")]
+    Full,
+    /// A row does not have its form.
+    #[error("a row of `{table}` is malformed")]
+    Malformed {
+        /// Which table.
+        table: &'static str,
+    },
+    /// SQLite's own trouble; its text names tables, never values.
+    #[error("the manifest failed: {0}")]
+    Sql(String),
+    /// The store's thread is gone.
+    #[error("the manifest is closed")]
+    Closed,
+}
+
+/// The store's verbs. Each is atomic.
+#[async_trait::async_trait]
+pub trait Metadata: Send + Sync {
+    /// The installation's id, made at first open.
+    async fn cluster_id(&self) -> Result<[u8; 16], MetadataError>;
+
+    /// A tenant's topics.
+    async fn topics(&self, tenant: TenantId) -> Result<Vec<TopicRow>, MetadataError>;
+    /// Adds a topic and its partitions. [`MetadataError::Exists`] when the tenant has the name.
+    async fn create_topic(&self, topic: TopicRow, partitions: Vec<PartitionRow>) -> Result<(), MetadataError>;
+    /// Replaces a topic's sealed part and number of partitions; adds the partitions given.
+    async fn update_topic(&self, topic: TopicRow, added: Vec<PartitionRow>) -> Result<(), MetadataError>;
+    /// Removes a topic with everything below it; segments no partition needs any more become garbage.
+    async fn delete_topic(&self, topic: TopicId, now_ms: i64) -> Result<(), MetadataError>;
+
+    /// A tenant's wrapped keys of one purpose, oldest generation first.
+    async fn keys(&self, tenant: [u8; 16], purpose: &str) -> Result<Vec<KeyRow>, MetadataError>;
+    /// Adds a wrapped key. [`MetadataError::Exists`] when the generation is taken.
+    async fn add_key(&self, key: KeyRow) -> Result<(), MetadataError>;
+
+    /// Takes a shard: epoch + 1 (or `at_least`, if higher), a fresh writer. What was there before is returned with the new epoch.
+    async fn acquire(&self, shard: ShardId, writer: [u8; 16], at_least: u64) -> Result<ShardRow, MetadataError>;
+    /// Confirms an opened epoch and records where past ones were sealed.
+    async fn confirm(&self, guard: ShardGuard, sealed: Vec<(u64, u64)>) -> Result<(), MetadataError>;
+    /// Where past epochs of a shard ended: (epoch, last sequence number).
+    async fn sealed_epochs(&self, shard: ShardId) -> Result<Vec<(u64, u64)>, MetadataError>;
+    /// All partitions.
+    async fn partitions(&self) -> Result<Vec<PartitionRow>, MetadataError>;
+    /// All parts of segments, in order of partition and offset.
+    async fn parts(&self) -> Result<Vec<PartRow>, MetadataError>;
+    /// All live segments.
+    async fn segments(&self) -> Result<Vec<SegmentRow>, MetadataError>;
+    /// All state rows.
+    async fn state(&self, shard: ShardId) -> Result<Vec<StateRow>, MetadataError>;
+    /// Segments in, state in, checkpoint forward: one transaction, guarded.
+    async fn flush(&self, guard: ShardGuard, commit: FlushCommit) -> Result<(), MetadataError>;
+    /// Moves log starts and drops the parts wholly below them; segments no partition needs become garbage.
+    async fn set_log_starts(&self, guard: ShardGuard, starts: Vec<(PartitionId, i64)>, now_ms: i64) -> Result<(), MetadataError>;
+
+    /// Garbage removed before `before_ms`.
+    async fn garbage(&self, before_ms: i64) -> Result<Vec<GarbageRow>, MetadataError>;
+    /// Forgets garbage whose object is gone.
+    async fn forget_garbage(&self, objects: Vec<[u8; 32]>) -> Result<(), MetadataError>;
+}

@@ -1,0 +1,136 @@
+//! The promises every store keeps. Each back end runs them all.
+
+use std::sync::Arc;
+
+use schloss_core::{PartitionId, ShardId, TenantId, TopicId};
+
+use crate::{FlushCommit, Metadata, MetadataError, PartRow, PartitionRow, SegmentRow, ShardGuard, StateRow, TopicRow};
+
+const SHARD: ShardId = ShardId(0);
+
+fn tenant(account: u64) -> TenantId {
+    TenantId::new(account).unwrap_or_else(|| unreachable!("small number"))
+}
+
+fn topic(tenant: TenantId, name: u8) -> TopicRow {
+    TopicRow { tenant, topic_id: TopicId::random(), name_index: [name; 32], sealed: vec![name], partitions: 1, created_ms: 1 }
+}
+
+fn partition(topic: &TopicRow) -> PartitionRow {
+    PartitionRow { tenant: topic.tenant, partition: PartitionId { topic: topic.topic_id, index: 0 }, shard: SHARD, log_start: 0 }
+}
+
+fn segment(tenant: TenantId, id: u8) -> SegmentRow {
+    SegmentRow { object_id: [id; 32], segment: [id; 16], tenant, wrapped: vec![1], born_ms: 1, size: 10, frame_count: 1, footer_position: 5, footer_tag: [id; 16] }
+}
+
+fn part(partition: PartitionId, id: u8, first_offset: i64, next_offset: i64) -> PartRow {
+    PartRow { partition, first_offset, next_offset, object_id: [id; 32], bytes: 10, max_timestamp: 1, appended_ms: 1 }
+}
+
+async fn take(store: &dyn Metadata, writer: u8) -> Result<ShardGuard, MetadataError> {
+    let row = store.acquire(SHARD, [writer; 16], 0).await?;
+    Ok(ShardGuard { shard: SHARD, epoch: row.epoch, writer: [writer; 16] })
+}
+
+/// Runs every promise on fresh stores.
+///
+/// # Panics
+/// When a promise is broken.
+///
+/// # Errors
+/// The store's own.
+pub async fn run<F>(fresh: F) -> Result<(), MetadataError>
+where
+    F: Fn() -> Arc<dyn Metadata>,
+{
+    names_are_unique_within_a_tenant_only(&*fresh()).await?;
+    zombie_changes_nothing(&*fresh()).await?;
+    epochs_only_grow(&*fresh()).await?;
+    flush_is_seen_whole(&*fresh()).await?;
+    segment_becomes_garbage_when_its_last_part_goes(&*fresh()).await?;
+    flush_of_a_deleted_topic_leaves_no_part(&*fresh()).await?;
+    Ok(())
+}
+
+async fn names_are_unique_within_a_tenant_only(store: &dyn Metadata) -> Result<(), MetadataError> {
+    let first = topic(tenant(1), 7);
+    store.create_topic(first.clone(), vec![partition(&first)]).await?;
+    let second = topic(tenant(1), 7);
+    assert!(matches!(store.create_topic(second.clone(), vec![]).await, Err(MetadataError::Exists)));
+    let other = topic(tenant(2), 7);
+    store.create_topic(other.clone(), vec![partition(&other)]).await?;
+    assert_eq!(store.topics(tenant(1)).await?, vec![first]);
+    assert_eq!(store.topics(tenant(2)).await?, vec![other]);
+    Ok(())
+}
+
+async fn zombie_changes_nothing(store: &dyn Metadata) -> Result<(), MetadataError> {
+    let old = take(store, 1).await?;
+    let new = take(store, 2).await?;
+    let commit = FlushCommit { checkpoint: (1, 9), ..FlushCommit::default() };
+    assert!(matches!(store.flush(old, commit.clone()).await, Err(MetadataError::Fenced)));
+    assert!(matches!(store.confirm(old, vec![]).await, Err(MetadataError::Fenced)));
+    assert!(matches!(store.set_log_starts(old, vec![], 1).await, Err(MetadataError::Fenced)));
+    store.flush(new, commit).await?;
+    assert_eq!(store.acquire(SHARD, [3; 16], 0).await?.checkpoint, (1, 9));
+    Ok(())
+}
+
+async fn epochs_only_grow(store: &dyn Metadata) -> Result<(), MetadataError> {
+    assert_eq!(store.acquire(SHARD, [1; 16], 0).await?.epoch, 1);
+    assert_eq!(store.acquire(SHARD, [1; 16], 0).await?.epoch, 2);
+    assert_eq!(store.acquire(SHARD, [1; 16], 40).await?.epoch, 41);
+    Ok(())
+}
+
+async fn flush_is_seen_whole(store: &dyn Metadata) -> Result<(), MetadataError> {
+    let guard = take(store, 1).await?;
+    let row = topic(tenant(1), 1);
+    store.create_topic(row.clone(), vec![partition(&row)]).await?;
+    let id = partition(&row).partition;
+    let state = StateRow { tenant: tenant(1), key_index: [9; 32], sealed: vec![1, 2] };
+    let commit = FlushCommit { segments: vec![segment(tenant(1), 1)], parts: vec![part(id, 1, 0, 5)], state: vec![state.clone()], checkpoint: (1, 2) };
+    store.flush(guard, commit).await?;
+    assert_eq!(store.segments().await?, vec![segment(tenant(1), 1)]);
+    assert_eq!(store.parts().await?, vec![part(id, 1, 0, 5)]);
+    assert_eq!(store.state(SHARD).await?, vec![state.clone()]);
+    let gone = StateRow { sealed: vec![], ..state };
+    store.flush(guard, FlushCommit { state: vec![gone], checkpoint: (1, 3), ..FlushCommit::default() }).await?;
+    assert_eq!(store.state(SHARD).await?, vec![]);
+    Ok(())
+}
+
+async fn segment_becomes_garbage_when_its_last_part_goes(store: &dyn Metadata) -> Result<(), MetadataError> {
+    let guard = take(store, 1).await?;
+    let (one, two) = (topic(tenant(1), 1), topic(tenant(1), 2));
+    for row in [&one, &two] {
+        store.create_topic(row.clone(), vec![partition(row)]).await?;
+    }
+    let (first, second) = (partition(&one).partition, partition(&two).partition);
+    let commit = FlushCommit { segments: vec![segment(tenant(1), 1)], parts: vec![part(first, 1, 0, 5), part(second, 1, 0, 5)], checkpoint: (1, 2), ..FlushCommit::default() };
+    store.flush(guard, commit).await?;
+    store.set_log_starts(guard, vec![(first, 4)], 10).await?;
+    assert_eq!(store.parts().await?.len(), 2, "a part not wholly below the start stays");
+    store.set_log_starts(guard, vec![(first, 5)], 10).await?;
+    assert_eq!(store.garbage(i64::MAX).await?.len(), 0, "another partition still needs the object");
+    store.delete_topic(two.topic_id, 11).await?;
+    let garbage = store.garbage(i64::MAX).await?;
+    assert_eq!(garbage.len(), 1);
+    assert_eq!(store.segments().await?.len(), 0);
+    store.forget_garbage(garbage.into_iter().map(|row| row.object_id).collect()).await?;
+    assert_eq!(store.garbage(i64::MAX).await?.len(), 0);
+    Ok(())
+}
+
+async fn flush_of_a_deleted_topic_leaves_no_part(store: &dyn Metadata) -> Result<(), MetadataError> {
+    let guard = take(store, 1).await?;
+    let (gone, live) = (topic(tenant(1), 1), topic(tenant(1), 2));
+    store.create_topic(live.clone(), vec![partition(&live)]).await?;
+    let (missing, kept) = (partition(&gone).partition, partition(&live).partition);
+    let commit = FlushCommit { segments: vec![segment(tenant(1), 1), segment(tenant(1), 2)], parts: vec![part(missing, 1, 0, 5), part(missing, 2, 5, 6), part(kept, 2, 0, 5)], checkpoint: (1, 2), ..FlushCommit::default() };
+    store.flush(guard, commit).await?;
+    assert_eq!(store.parts().await?, vec![part(kept, 2, 0, 5)]);
+    assert_eq!(store.segments().await?, vec![segment(tenant(1), 2)]);
+    Ok(())
+}

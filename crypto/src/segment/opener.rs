@@ -1,0 +1,167 @@
+//! Opens single frames and the footer of a segment object, each checked against its manifest row.
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::DataKey;
+use crate::aead::{Nonce, Root, SealError, SealKey, TAG_BYTES};
+use crate::digest::{Sha256, constant_time_eq};
+use crate::layout::Reader;
+use crate::segment::header::{self, SegmentHeader};
+use crate::segment::writer::FrameFacts;
+use crate::segment::{
+    FOOTER_DOMAIN, FOOTER_MAGIC, FOOTER_PREFIX_BYTES, FOOTER_TRAILER_BYTES, FRAME_PREFIX_BYTES, FrameKind,
+    footer_associated_data, frame_associated_data,
+};
+
+const FRAME: &str = "frame";
+const FOOTER: &str = "footer";
+
+/// What the manifest says the object is. Everything is compared before a byte is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectExpectation {
+    /// The object's random id.
+    pub object_id: [u8; 32],
+    /// The installation.
+    pub cluster: [u8; 16],
+    /// The tenant.
+    pub tenant: [u8; 16],
+    /// The segment.
+    pub segment: [u8; 16],
+    /// Frames in it: the last one must be of the kind "last", all others not.
+    pub frame_count: u32,
+}
+
+/// An opened footer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footer {
+    /// The caller's index, as given to `finish`.
+    pub index: Vec<u8>,
+    /// SHA-256 over all frame tags in order; a scrub compares it with [`SegmentOpener::frame_tags_digest`].
+    pub frame_tags_digest: [u8; 32],
+}
+
+/// A segment whose header was checked. Opens its frames and footer.
+pub struct SegmentOpener {
+    header: SegmentHeader,
+    frame_count: u32,
+    frame_key: SealKey,
+    footer_key: SealKey,
+}
+
+impl SegmentOpener {
+    /// Checks an object's head (its first [`header::HEAD_BYTES`], or at least the first 180 bytes).
+    ///
+    /// # Errors
+    /// [`SealError`]: not a segment, another object than expected, another key, or altered.
+    pub fn open(head: &[u8], key: &DataKey, expect: &ObjectExpectation) -> Result<Self, SealError> {
+        let (header, commit) = header::parse(head)?;
+        let fields = [
+            ("object id", header.object_id == expect.object_id),
+            ("cluster", header.cluster == expect.cluster),
+            ("tenant", header.tenant == expect.tenant),
+            ("segment", header.segment == expect.segment),
+        ];
+        if let Some((field, _)) = fields.into_iter().find(|(_, equal)| !equal) {
+            return Err(SealError::OtherObject { field });
+        }
+        let root = Root::new(key, &header.object_id);
+        header::check_tag(head, &commit, &root)?;
+        let (frame_key, footer_key) = (root.key("frame"), root.key("footer"));
+        Ok(Self { header, frame_count: expect.frame_count, frame_key, footer_key })
+    }
+
+    /// The header's facts, verified.
+    #[must_use]
+    pub const fn header(&self) -> &SegmentHeader {
+        &self.header
+    }
+
+    /// Opens frame `number` in place. `sealed` is exactly the frame: `sealed_len` bytes at its position.
+    ///
+    /// # Errors
+    /// [`SealError`] unless all of number, place, facts and bytes are those that were sealed.
+    pub fn open_frame(&self, number: u32, facts: &FrameFacts, mut sealed: BytesMut) -> Result<Bytes, SealError> {
+        let (plain_len, kind) = self.frame_prefix(number, &sealed)?;
+        sealed.advance(FRAME_PREFIX_BYTES);
+        let len = usize::try_from(plain_len).map_err(|_| SealError::TooLong { what: FRAME })?;
+        if Some(sealed.len()) != len.checked_add(TAG_BYTES) {
+            return Err(SealError::Malformed { what: FRAME });
+        }
+        let aad = frame_associated_data(&self.header, number, kind, plain_len, facts);
+        self.frame_key.open(kind.nonce(number), &aad, &mut sealed, FRAME)?;
+        sealed.truncate(len);
+        Ok(sealed.freeze())
+    }
+
+    /// Opens the footer. `tail` goes from the footer's position to the end of the object;
+    /// `footer_tag` is the manifest's, so an older whole copy is refused.
+    ///
+    /// # Errors
+    /// [`SealError`] when cut, altered, or another copy's.
+    pub fn open_footer(&self, tail: &[u8], position: u64, footer_tag: &[u8; 16]) -> Result<Footer, SealError> {
+        let bad = SealError::Malformed { what: FOOTER };
+        let len = tail.len().checked_sub(FOOTER_TRAILER_BYTES).ok_or(bad)?;
+        let (text, trailer) = tail.split_at_checked(len).ok_or(bad)?;
+        let mut reader = Reader::new(trailer);
+        let tag: [u8; TAG_BYTES] = reader.array().ok_or(bad)?;
+        let plain_len = u32::from_be_bytes(reader.array().ok_or(bad)?);
+        let frames = u32::from_be_bytes(reader.array().ok_or(bad)?);
+        if reader.array() != Some(FOOTER_MAGIC) || usize::try_from(plain_len) != Ok(len) {
+            return Err(bad);
+        }
+        if frames != self.frame_count || !constant_time_eq(&tag, footer_tag) {
+            return Err(SealError::OtherObject { field: "footer" });
+        }
+        let mut text = [text, &tag].concat();
+        let aad = footer_associated_data(&self.header, frames, position, plain_len);
+        let nonce = Nonce { domain: FOOTER_DOMAIN, number: u64::from(frames) };
+        self.footer_key.open(nonce, &aad, &mut text, FOOTER)?;
+        let mut reader = Reader::new(text.get(..len).ok_or(bad)?);
+        if reader.array() != Some(frames.to_be_bytes()) {
+            return Err(bad);
+        }
+        let frame_tags_digest = reader.array().ok_or(bad)?;
+        Ok(Footer { index: reader.rest().to_vec(), frame_tags_digest })
+    }
+
+    /// Walks all frames of `object` up to `footer_position` and digests their tags, for a scrub without decryption.
+    ///
+    /// # Errors
+    /// [`SealError::Malformed`] when the frames do not fill the place exactly.
+    pub fn frame_tags_digest(&self, object: &[u8], footer_position: u64) -> Result<[u8; 32], SealError> {
+        let bad = SealError::Malformed { what: FRAME };
+        let end = usize::try_from(footer_position).map_err(|_| bad)?;
+        let mut reader = Reader::new(object.get(header::HEAD_BYTES..end).ok_or(bad)?);
+        let mut tags = Sha256::new();
+        for number in 0..self.frame_count {
+            let prefix = reader.slice(FRAME_PREFIX_BYTES).ok_or(bad)?;
+            let (plain_len, _) = self.frame_prefix(number, prefix)?;
+            reader.slice(usize::try_from(plain_len).map_err(|_| bad)?).ok_or(bad)?;
+            tags.update(&reader.array::<TAG_BYTES>().ok_or(bad)?);
+        }
+        if reader.is_empty() { Ok(tags.finish()) } else { Err(bad) }
+    }
+
+    fn frame_prefix(&self, number: u32, frame: &[u8]) -> Result<(u32, FrameKind), SealError> {
+        let bad = SealError::Malformed { what: FRAME };
+        let mut reader = Reader::new(frame);
+        let plain_len = u32::from_be_bytes(reader.array().ok_or(bad)?);
+        if plain_len > self.header.frame_bytes_max {
+            return Err(SealError::TooLong { what: FRAME });
+        }
+        let last = number.checked_add(1) == Some(self.frame_count);
+        let kind = if last { FrameKind::Last } else { FrameKind::Data };
+        if number >= self.frame_count || reader.array() != Some([kind.byte()]) {
+            return Err(bad);
+        }
+        Ok((plain_len, kind))
+    }
+}
+
+impl std::fmt::Debug for SegmentOpener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SegmentOpener").field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+const _: () = assert!(FOOTER_PREFIX_BYTES == 36);
