@@ -237,10 +237,7 @@ impl std::fmt::Debug for AuditLog {
 /// The thread ends, and the lock with it, when the log is closed or dropped.
 fn spawn(writer: Writer, queue: mpsc::Receiver<Job>, lock: File) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let work = move || {
-        runtime.block_on(writer.run(queue));
-        drop(lock);
-    };
+    let work = move || runtime.block_on(writer.run(queue, lock));
     std::thread::Builder::new().name("audit".to_owned()).spawn(work).map(drop)
 }
 

@@ -10,6 +10,7 @@
 //! Must not: block anyone but itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -97,6 +98,8 @@ struct Due {
     summarised_ms: i64,
     checked: Duration,
     rounds: u64,
+    /// After a failure nothing is tried again before, so that a full disk costs no sealing over and over.
+    not_before: Duration,
     /// A line for [`NEWEST_FILE`] that is not there yet.
     newest: Option<Vec<u8>>,
 }
@@ -121,8 +124,8 @@ impl Writer {
         Self { folder, pen, clock, checkpoint_every_events, checkpoint_every, logs, counts, counters, anchored, due }
     }
 
-    /// Works until closed, or until nobody can send any more.
-    pub async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+    /// Works until closed, or until nobody can send any more. Whoever closed may open the folder again: `lock` is let go before.
+    pub async fn run(mut self, mut jobs: mpsc::Receiver<Job>, lock: File) {
         let mut group = Vec::with_capacity(JOBS_MAX);
         loop {
             let received = tokio::time::timeout(LOOK_EVERY, jobs.recv_many(&mut group, JOBS_MAX)).await;
@@ -130,10 +133,11 @@ impl Writer {
             self.record(group.drain(..), &mut ticks, &mut closing);
             if matches!(received, Ok(0)) || !closing.is_empty() {
                 let done = self.finish();
+                drop(lock);
                 closing.into_iter().for_each(|waiting| answer(waiting, &done));
                 return;
             }
-            let done = self.do_what_is_due();
+            let done = self.do_what_is_due(!ticks.is_empty());
             ticks.into_iter().for_each(|waiting| answer(waiting, &done));
         }
     }
@@ -245,14 +249,20 @@ impl Writer {
         }
     }
 
-    fn do_what_is_due(&mut self) -> Result<(), (String, io::ErrorKind)> {
+    fn do_what_is_due(&mut self, asked: bool) -> Result<(), (String, io::ErrorKind)> {
         let now = self.clock.monotonic();
         let mut done = Ok(());
+        if now < self.due.not_before && !asked {
+            return done;
+        }
         if self.counts.is_wanted() || now.saturating_sub(self.due.summarised) >= SUMMARISE_EVERY {
             done = self.summarise();
         }
         if now.saturating_sub(self.due.checked) >= self.checkpoint_every {
             done = done.and(self.round());
+        }
+        if done.is_err() {
+            self.due.not_before = now + LOOK_EVERY;
         }
         done
     }
