@@ -310,6 +310,10 @@ impl Log {
             self.torn = false;
             return Kept { bytes: bytes.len(), checkpoint };
         }
+        if pending.state.file_number != self.kept.file_number {
+            // Where this fails, the next attempt empties the file.
+            drop(fs::remove_file(self.path(pending.state.file_number)));
+        }
         // A failed sync may have dropped pages; the next attempt opens the file anew, cuts and writes them again.
         if let Err(error) = self.mend() {
             tracing::warn!(kind = ?error.kind(), "the tail of an audit file could not be cut yet");
@@ -407,6 +411,24 @@ mod tests {
         let opened = Log::open(folder.path(), "cluster", &pen, None).map_err(|_| "broken").unwrap();
         assert_eq!((opened.log.head(), opened.cut_bytes), (log.head(), 0));
         assert_eq!(opened.log.kept.events, 2);
+    }
+
+    #[test]
+    fn new_file_whose_first_write_failed_is_gone() {
+        let (folder, mut pen) = (tempfile::tempdir().unwrap(), pen());
+        let mut log = Log::new(folder.path(), "cluster");
+        log.event(&pen, b"one", 1);
+        keep(&mut log);
+        pen.file_bytes_max = 1;
+        log.event(&pen, b"two", 2);
+        log.write().unwrap();
+        assert!(log.path(2).exists());
+        log.settle(false);
+        assert!(!log.path(2).exists());
+        log.event(&pen, b"three", 3);
+        keep(&mut log);
+        let opened = Log::open(folder.path(), "cluster", &pen, None).map_err(|_| "broken").unwrap();
+        assert_eq!((opened.log.head(), opened.log.kept.events), (log.head(), 2));
     }
 
     #[test]

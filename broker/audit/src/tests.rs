@@ -233,6 +233,29 @@ async fn older_copy_put_back_and_continued_is_a_fork() {
 }
 
 #[tokio::test]
+async fn copy_continued_elsewhere_with_the_same_key_and_put_back_is_a_fork() {
+    let fixture = written().await;
+    let mut other = Fixture::new();
+    other.config.folder = fixture.folder.path().join("elsewhere");
+    let open_again = |fixture: &Fixture| {
+        snapshot(fixture.path(), &other.config.folder).unwrap();
+        fs::copy(fixture.path().join("signing-key.sealed"), other.path().join("signing-key.sealed")).unwrap();
+        other.open().unwrap()
+    };
+    let there = open_again(&fixture);
+    let here = fixture.open().unwrap();
+    for (log, name) in [(&there, "harmless"), (&here, "telling")] {
+        log.record(event(Some(acme()), name)).await.unwrap();
+        log.close().await.unwrap();
+    }
+    assert!(fixture.report().is_whole() && other.report().is_whole());
+    fs::copy(other.path().join(acme_file()), fixture.path().join(acme_file())).unwrap();
+    let (file, line, what) = only_fault(&fixture.report());
+    assert_eq!((file, what), (acme_file(), Breach::Forked));
+    assert_eq!(line, lines(&fixture.path().join(acme_file())).len() as u64);
+}
+
+#[tokio::test]
 async fn missing_and_foreign_files_and_folders_are_named() {
     let mut fixture = Fixture::new();
     fixture.config.file_bytes_max = 1;
