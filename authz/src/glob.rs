@@ -56,6 +56,24 @@ impl Glob {
         }
     }
 
+    /// A text that matches, with `filler` for every `*`.
+    #[must_use]
+    pub fn sample(&self, filler: &str) -> String {
+        match self {
+            Self::Any => filler.to_owned(),
+            Self::Exact(text) => text.to_string(),
+            Self::Prefix(prefix) => format!("{prefix}{filler}"),
+            Self::Tokens(tokens) => tokens.iter().fold(String::new(), |mut text, token| {
+                match token {
+                    Token::Literal(c) => text.push(*c),
+                    Token::One => text.push('x'),
+                    Token::Many => text.push_str(filler),
+                }
+                text
+            }),
+        }
+    }
+
     /// Whether this is `*`.
     #[must_use]
     pub fn is_any(&self) -> bool {
@@ -99,10 +117,24 @@ impl GlobBuilder {
     /// The pattern, in its cheapest form.
     #[must_use]
     pub fn finish(self) -> Glob {
-        let wild = self.tokens.iter().filter(|t| !matches!(t, Token::Literal(_))).count();
+        let wild = self
+            .tokens
+            .iter()
+            .filter(|t| !matches!(t, Token::Literal(_)))
+            .count();
         let text = || -> Box<str> {
-            let literal = |t: &Token| if let Token::Literal(c) = t { Some(*c) } else { None };
-            self.tokens.iter().filter_map(literal).collect::<String>().into_boxed_str()
+            let literal = |t: &Token| {
+                if let Token::Literal(c) = t {
+                    Some(*c)
+                } else {
+                    None
+                }
+            };
+            self.tokens
+                .iter()
+                .filter_map(literal)
+                .collect::<String>()
+                .into_boxed_str()
         };
         match (wild, self.tokens.last(), self.tokens.len()) {
             (1, Some(Token::Many), 1) => Glob::Any,
@@ -144,7 +176,9 @@ fn tokens_match(tokens: &[Token], text: &str) -> bool {
             None => false,
         };
         if !fits {
-            let Some((after, mut from)) = star else { return false };
+            let Some((after, mut from)) = star else {
+                return false;
+            };
             if from.next().is_none() {
                 return false;
             }
@@ -165,7 +199,8 @@ mod tests {
         match (pattern.first(), text.first()) {
             (None, None) => true,
             (Some('*'), _) => {
-                by_definition(&pattern[1..], text) || (!text.is_empty() && by_definition(pattern, &text[1..]))
+                by_definition(&pattern[1..], text)
+                    || (!text.is_empty() && by_definition(pattern, &text[1..]))
             }
             (Some('?'), Some(_)) => by_definition(&pattern[1..], &text[1..]),
             (Some(p), Some(t)) if p == t => by_definition(&pattern[1..], &text[1..]),

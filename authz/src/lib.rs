@@ -20,8 +20,31 @@
 
 pub mod action;
 pub mod arn;
+mod cache;
 pub mod context;
+pub mod decision;
+mod engine;
+mod evaluate;
+pub mod explain;
 pub mod finding;
+mod frame;
 mod glob;
 pub mod json;
+mod lint;
+pub mod matrix;
+pub mod organisation;
 pub mod policy;
+mod session;
+pub mod simulate;
+
+pub use action::{Ability, AclOperation, Action, can};
+pub use arn::{AccountId, ClusterArn, ResourceKind, ResourceRef};
+pub use context::{KeyValue, Keys, RequestContext};
+pub use decision::{Decision, Layer, StatementRef, Verdict};
+pub use engine::{BindError, Engine};
+pub use evaluate::Layers;
+pub use explain::{Explanation, NearMiss};
+pub use finding::{Finding, Severity};
+pub use frame::FrameError;
+pub use organisation::{CertificateFacts, Organisation, Principal, PrincipalKind, Tenant};
+pub use session::{Denied, Permit, Session};

@@ -21,7 +21,9 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
 }
 
 fn digits<T: std::str::FromStr>(text: &str, count: usize) -> Option<T> {
-    (text.len() == count && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+    (text.len() == count && text.bytes().all(|b| b.is_ascii_digit()))
+        .then(|| text.parse().ok())
+        .flatten()
 }
 
 fn parse_date(text: &str) -> Option<Date> {
@@ -78,7 +80,16 @@ mod tests {
 
     #[test]
     fn what_is_no_date_is_refused() {
-        for bad in ["", "1970-13-01", "1970-01-01T25:00Z", "1970-1-1", "yesterday", "1970-01-01T00Z", "1970-01-01TZ", "1970-01-01T00:00+1"] {
+        for bad in [
+            "",
+            "1970-13-01",
+            "1970-01-01T25:00Z",
+            "1970-1-1",
+            "yesterday",
+            "1970-01-01T00Z",
+            "1970-01-01TZ",
+            "1970-01-01T00:00+1",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

@@ -19,9 +19,9 @@ pub use resource::ArnError;
 pub use statement::{Effect, Statement};
 pub use template::VariableError;
 
-pub(crate) use document::read;
-pub(crate) use principal::{Fit, PrincipalPattern};
-pub(crate) use resource::ResourcePattern;
-pub(crate) use statement::Miss;
-pub(crate) use template::Template;
 pub(crate) use condition::Quantifier;
+pub(crate) use document::read;
+pub(crate) use principal::Fit;
+pub(crate) use resource::ResourcePattern;
+pub use statement::Miss;
+pub(crate) use statement::Question;

@@ -4,8 +4,8 @@
 //! - A wildcard stands alone (`*`), never inside a name.
 //! - A grant to an account only lets that account's own policies decide; it grants nothing by itself.
 
-use crate::json::{Node, Position, Value};
 use crate::arn::{AccountId, ResourceName};
+use crate::json::{Node, Position, Value};
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +33,22 @@ impl Caller {
             Ok(account) => Some(account.to_string().into_boxed_str()),
             Err(_) => Some(name.account).filter(|a| !a.is_empty()).map(Into::into),
         };
-        let session = name.rest.strip_prefix("assumed-role/").filter(|_| name.service == "sts");
-        let role = session.and_then(|s| s.split('/').next()).map(|role| RoleOfSession {
-            partition: name.partition.into(),
-            name: role.into(),
-        });
+        let session = name
+            .rest
+            .strip_prefix("assumed-role/")
+            .filter(|_| name.service == "sts");
+        let role = session
+            .and_then(|s| s.split('/').next())
+            .map(|role| RoleOfSession {
+                partition: name.partition.into(),
+                name: role.into(),
+            });
         let anonymous = matches!(text, "*" | "anonymous" | "Anonymous");
-        Self { arn: if anonymous { "".into() } else { text.into() }, account, role }
+        Self {
+            arn: if anonymous { "".into() } else { text.into() },
+            account,
+            role,
+        }
     }
 
     /// Whether nobody is known.
@@ -68,7 +77,10 @@ impl Caller {
     fn is_session_of(&self, role_arn: &str) -> bool {
         let Some(role) = &self.role else { return false };
         let name = ResourceName::split(role_arn);
-        let last = name.rest.strip_prefix("role/").and_then(|path| path.rsplit('/').next());
+        let last = name
+            .rest
+            .strip_prefix("role/")
+            .and_then(|path| path.rsplit('/').next());
         name.service == "iam"
             && name.partition == &*role.partition
             && Some(name.account) == self.account.as_deref()
@@ -121,7 +133,9 @@ impl PrincipalPattern {
         match self {
             Self::Everybody => Some(Fit::Direct),
             _ if caller.is_anonymous() => None,
-            Self::Account(account) => (caller.account.as_deref() == Some(account)).then_some(Fit::Account),
+            Self::Account(account) => {
+                (caller.account.as_deref() == Some(account)).then_some(Fit::Account)
+            }
             Self::Arn(arn) if caller.is_session_of(arn) => Some(Fit::Role),
             Self::Arn(arn) if **arn == *caller.arn && caller.is_role() => Some(Fit::RoleItself),
             Self::Arn(arn) | Self::Other(arn) => (**arn == *caller.arn).then_some(Fit::Direct),
@@ -141,6 +155,9 @@ pub enum PrincipalError {
     /// Neither a string nor an object of strings.
     #[error("it is neither `\"*\"` nor an object of kinds and names")]
     BadForm,
+    /// A name without its kind.
+    #[error("a name stands without its kind")]
+    Bare,
     /// A list without elements.
     #[error("it names nobody")]
     Empty,
@@ -173,7 +190,17 @@ pub(crate) fn parse(
                 }
             }
         }
-        _ => wrong(node.at, node.text().unwrap_or(""), PrincipalError::BadForm),
+        Value::Text(text) => {
+            // Refused in a set; a simulation reads it as AWS once did.
+            match one("AWS", text) {
+                Ok(pattern) => {
+                    wrong(node.at, text, PrincipalError::Bare);
+                    patterns.push(pattern);
+                }
+                Err(why) => wrong(node.at, text, why),
+            }
+        }
+        _ => wrong(node.at, "", PrincipalError::BadForm),
     }
     PrincipalSet { negated, patterns }
 }
@@ -193,7 +220,6 @@ fn one(kind: &str, text: &str) -> Result<PrincipalPattern, PrincipalError> {
                 Ok(PrincipalPattern::Arn(text.into()))
             }
         }
-        "Service" | "Federated" | "CanonicalUser" if text == "*" => Ok(PrincipalPattern::Other(text.into())),
         "Service" | "Federated" | "CanonicalUser" => Ok(PrincipalPattern::Other(text.into())),
         _ => Err(PrincipalError::UnknownKind),
     }
@@ -215,22 +241,49 @@ mod tests {
     fn a_grant_to_an_account_is_weaker_than_one_to_its_user() {
         let user = "arn:aws:iam::111111111111:user/ann";
         assert_eq!(fit(r#"{"AWS": "111111111111"}"#, user), Some(Fit::Account));
-        assert_eq!(fit(r#"{"AWS": "arn:aws:iam::111111111111:root"}"#, user), Some(Fit::Account));
-        assert_eq!(fit(r#"{"AWS": "arn:aws:iam::111111111111:user/ann"}"#, user), Some(Fit::Direct));
+        assert_eq!(
+            fit(r#"{"AWS": "arn:aws:iam::111111111111:root"}"#, user),
+            Some(Fit::Account)
+        );
+        assert_eq!(
+            fit(r#"{"AWS": "arn:aws:iam::111111111111:user/ann"}"#, user),
+            Some(Fit::Direct)
+        );
         assert_eq!(fit(r#"{"AWS": "222222222222"}"#, user), None);
     }
 
     #[test]
     fn a_session_fits_its_role_whatever_the_roles_path() {
         let session = "arn:aws:sts::111111111111:assumed-role/reader/s1";
-        assert_eq!(fit(r#"{"AWS": "arn:aws:iam::111111111111:role/team/reader"}"#, session), Some(Fit::Role));
-        assert_eq!(fit(r#"{"AWS": "arn:aws:iam::222222222222:role/reader"}"#, session), None);
-        assert_eq!(fit(r#"{"AWS": "arn:aws:sts::111111111111:assumed-role/reader/s1"}"#, session), Some(Fit::Direct));
+        assert_eq!(
+            fit(
+                r#"{"AWS": "arn:aws:iam::111111111111:role/team/reader"}"#,
+                session
+            ),
+            Some(Fit::Role)
+        );
+        assert_eq!(
+            fit(
+                r#"{"AWS": "arn:aws:iam::222222222222:role/reader"}"#,
+                session
+            ),
+            None
+        );
+        assert_eq!(
+            fit(
+                r#"{"AWS": "arn:aws:sts::111111111111:assumed-role/reader/s1"}"#,
+                session
+            ),
+            Some(Fit::Direct)
+        );
     }
 
     #[test]
     fn a_wildcard_inside_a_principal_is_refused() {
-        assert_eq!(one("AWS", "arn:aws:iam::111111111111:user/*"), Err(PrincipalError::BadAws));
+        assert_eq!(
+            one("AWS", "arn:aws:iam::111111111111:user/*"),
+            Err(PrincipalError::BadAws)
+        );
         assert_eq!(one("Person", "x"), Err(PrincipalError::UnknownKind));
     }
 }

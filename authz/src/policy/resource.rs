@@ -21,17 +21,12 @@ pub(crate) enum ResourcePattern {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ArnPattern {
-    partition: Glob,
-    service: Glob,
-    region: Glob,
-    account: Glob,
+    /// `partition:service:region:account`, patterns as written. One text for four patterns: most documents are small,
+    /// and there may be very many.
+    head: Box<str>,
     /// The word with its separator, compared as it stands.
     product: Box<str>,
     id: Template,
-    /// Had fewer than six parts, so that the missing ones are `*`.
-    pub short: bool,
-    /// As written.
-    pub text: Box<str>,
 }
 
 /// What is wrong with a resource of a policy.
@@ -68,43 +63,72 @@ impl ResourcePattern {
         if variables && parts.iter().take(5).any(|p| p.contains("${")) {
             return Err(ArnError::VariableTooEarly);
         }
-        let mut glob = || Glob::new(part.next().unwrap_or("*"));
-        let (partition, service, region, account) = (glob(), glob(), glob(), glob());
-        let rest = part.next().unwrap_or("*");
+        let mut next = || part.next().unwrap_or("*");
+        let (partition, service, region, account, rest) = (next(), next(), next(), next(), next());
+        let head = [partition, service, region, account].join(":").into();
         // S3 names are global and have no type word: the whole part is the id.
-        let plain_id = service.exact() == Some("s3") && region.exact() == Some("") && account.exact() == Some("");
-        let word_end = if plain_id { None } else { separator(rest, variables) };
+        let plain_id = (service, region, account) == ("s3", "", "");
+        let word_end = if plain_id {
+            None
+        } else {
+            separator(rest, variables)
+        };
         let (product, id) = match word_end {
             Some(end) => rest.split_at(end),
             None => ("", rest),
         };
-        let id = Template::parse(id, Reading { wildcards: true, variables })?;
+        let id = Template::parse(
+            id,
+            Reading {
+                wildcards: true,
+                variables,
+            },
+        )?;
         let product = product.into();
-        let arn = ArnPattern { partition, service, region, account, product, id, short, text: text.into() };
+        let arn = ArnPattern { head, product, id };
         Ok(Self::Arn(Box::new(arn)))
     }
 
     pub fn matches(&self, facts: &Facts<'_>, resource: ResourceName<'_>) -> bool {
         match self {
             Self::Every => true,
-            Self::Arn(arn) => arn.mismatch(facts, resource).is_none(),
+            Self::Arn(arn) => arn.matches(facts, resource),
         }
     }
 }
 
 impl ArnPattern {
+    /// The name first: it is what differs most often.
+    fn matches(&self, facts: &Facts<'_>, resource: ResourceName<'_>) -> bool {
+        let heads = [
+            resource.partition,
+            resource.service,
+            resource.region,
+            resource.account,
+        ];
+        let id = resource.rest.strip_prefix(&*self.product);
+        resource.is_arn
+            && id.is_some_and(|id| self.id.matches(facts, id, false) == Some(true))
+            && self
+                .head
+                .split(':')
+                .zip(heads)
+                .all(|(pattern, part)| part_matches(pattern, part))
+    }
+
     /// The first part that differs, `None` when it matches.
     pub fn mismatch(&self, facts: &Facts<'_>, resource: ResourceName<'_>) -> Option<&'static str> {
         if !resource.is_arn {
             return Some("the resource is no ARN");
         }
-        for (pattern, part, name) in [
-            (&self.service, resource.service, "service"),
-            (&self.account, resource.account, "account"),
-            (&self.region, resource.region, "region"),
-            (&self.partition, resource.partition, "partition"),
-        ] {
-            if !pattern.matches(part) {
+        let parts = [
+            (resource.partition, "partition"),
+            (resource.service, "service"),
+            (resource.region, "region"),
+            (resource.account, "account"),
+        ];
+        for (pattern, (part, name)) in self.head.split(':').zip(parts) {
+            if !part_matches(pattern, part) {
                 return Some(name);
             }
         }
@@ -128,17 +152,20 @@ impl ArnPattern {
         &self.id
     }
 
-    pub fn service(&self) -> &Glob {
-        &self.service
+    /// Whether resources of this service can match.
+    pub fn covers_service(&self, service: &str) -> bool {
+        self.head
+            .split(':')
+            .nth(1)
+            .is_some_and(|pattern| part_matches(pattern, service))
     }
+}
 
-    pub fn account(&self) -> &Glob {
-        &self.account
-    }
-
-    pub fn region(&self) -> &Glob {
-        &self.region
-    }
+/// Most parts have no wildcard, or are one.
+fn part_matches(pattern: &str, part: &str) -> bool {
+    pattern == "*"
+        || pattern == part
+        || (pattern.contains(['*', '?']) && Glob::new(pattern).matches(part))
 }
 
 /// Splits at the first five colons that are not inside `${…}`.
@@ -146,7 +173,9 @@ pub(crate) fn split_outside_variables(text: &str, variables: bool) -> Vec<&str> 
     let mut parts = Vec::with_capacity(6);
     let mut rest = text;
     while parts.len() < 5 {
-        let Some(at) = find_outside(rest, variables, |c| c == ':') else { break };
+        let Some(at) = find_outside(rest, variables, |c| c == ':') else {
+            break;
+        };
         let (part, behind) = rest.split_at(at);
         parts.push(part);
         rest = behind.strip_prefix(':').unwrap_or(behind);
@@ -184,17 +213,28 @@ mod tests {
     fn matches(pattern: &str, arn: &str) -> bool {
         let mut keys = Keys::new();
         keys.set("aws:username", "ann");
-        let request = RequestContext { now_ms: None, keys: Arc::new(Keys::new()) };
+        let request = RequestContext {
+            now_ms: None,
+            keys: Arc::new(Keys::new()),
+        };
         let facts = Facts::new(&keys, &request);
-        ResourcePattern::parse(pattern, true).unwrap().matches(&facts, ResourceName::split(arn))
+        ResourcePattern::parse(pattern, true)
+            .unwrap()
+            .matches(&facts, ResourceName::split(arn))
     }
 
     const TOPIC: &str = "arn:aws:kafka:eu-central-1:111111111111:topic/acme/6a7b-1/orders.eu";
 
     #[test]
     fn a_star_crosses_slashes_but_not_the_five_colons() {
-        assert!(matches("arn:aws:kafka:eu-central-1:111111111111:topic/*", TOPIC));
-        assert!(matches("arn:aws:kafka:*:111111111111:topic/acme/*/orders.*", TOPIC));
+        assert!(matches(
+            "arn:aws:kafka:eu-central-1:111111111111:topic/*",
+            TOPIC
+        ));
+        assert!(matches(
+            "arn:aws:kafka:*:111111111111:topic/acme/*/orders.*",
+            TOPIC
+        ));
         assert!(!matches("arn:aws:kafka:*:topic/acme/*/orders.*:*", TOPIC));
         assert!(!matches("arn:aws:kafka:eu-central-1*:topic/*:*", TOPIC));
     }
@@ -208,20 +248,38 @@ mod tests {
 
     #[test]
     fn a_variable_in_a_resource_takes_the_callers_value() {
-        assert!(matches("arn:aws:kafka:*:*:topic/*/*/${aws:username}-*", "arn:aws:kafka:r:1:topic/a/b/ann-1"));
-        assert!(!matches("arn:aws:kafka:*:*:topic/*/*/${aws:username}-*", "arn:aws:kafka:r:1:topic/a/b/bob-1"));
-        assert!(matches("arn:aws:sns:*:*:${aws:username}-news", "arn:aws:sns:r:1:ann-news"));
+        assert!(matches(
+            "arn:aws:kafka:*:*:topic/*/*/${aws:username}-*",
+            "arn:aws:kafka:r:1:topic/a/b/ann-1"
+        ));
+        assert!(!matches(
+            "arn:aws:kafka:*:*:topic/*/*/${aws:username}-*",
+            "arn:aws:kafka:r:1:topic/a/b/bob-1"
+        ));
+        assert!(matches(
+            "arn:aws:sns:*:*:${aws:username}-news",
+            "arn:aws:sns:r:1:ann-news"
+        ));
     }
 
     #[test]
     fn colons_of_a_group_id_are_matched_by_a_star() {
-        assert!(matches("arn:aws:kafka:*:*:group/acme/*/team:*", "arn:aws:kafka:r:1:group/acme/u/team:a/b:c"));
+        assert!(matches(
+            "arn:aws:kafka:*:*:group/acme/*/team:*",
+            "arn:aws:kafka:r:1:group/acme/u/team:a/b:c"
+        ));
     }
 
     #[test]
     fn resources_aws_refuses_are_refused() {
-        assert_eq!(ResourcePattern::parse("topic/orders", true), Err(ArnError::NoArn));
-        assert_eq!(ResourcePattern::parse("arn:aws:kafka", true), Err(ArnError::Short));
+        assert_eq!(
+            ResourcePattern::parse("topic/orders", true),
+            Err(ArnError::NoArn)
+        );
+        assert_eq!(
+            ResourcePattern::parse("arn:aws:kafka", true),
+            Err(ArnError::Short)
+        );
         assert_eq!(
             ResourcePattern::parse("arn:aws:kafka:${aws:region}:1:topic/*", true),
             Err(ArnError::VariableTooEarly)

@@ -89,7 +89,7 @@ impl Statement {
         self.at
     }
 
-    pub fn names_action(&self, action: ActionName<'_>) -> bool {
+    pub(crate) fn names_action(&self, action: ActionName<'_>) -> bool {
         match action.known {
             Some(known) => self.mask & known.bit() != 0,
             None => self.actions.iter().any(|p| p.matches(action)) != self.not_action,
@@ -97,30 +97,40 @@ impl Statement {
     }
 
     fn names_resource(&self, question: &Question<'_>) -> bool {
-        let Some(resources) = &self.resources else { return true };
-        resources.iter().any(|p| p.matches(question.facts, question.resource)) != self.not_resource
+        let Some(resources) = &self.resources else {
+            return true;
+        };
+        resources
+            .iter()
+            .any(|p| p.matches(question.facts, question.resource))
+            != self.not_resource
     }
 
     /// How the caller fits; `Some(Direct)` without a `Principal`.
     fn names_caller(&self, question: &Question<'_>) -> Option<Fit> {
         match &self.principals {
             None => Some(Fit::Direct),
-            Some(set) if set.negated && question.bounded && self.effect == Effect::Deny => Some(Fit::Direct),
+            Some(set) if set.negated && question.bounded && self.effect == Effect::Deny => {
+                Some(Fit::Direct)
+            }
             Some(set) => set.fit(question.caller),
         }
     }
 
     /// Whether it matches, and how its principal fits.
-    pub fn matches(&self, question: &Question<'_>) -> Option<Fit> {
+    pub(crate) fn matches(&self, question: &Question<'_>) -> Option<Fit> {
         if !self.names_action(question.action) || !self.names_resource(question) {
             return None;
         }
         let fit = self.names_caller(question)?;
-        self.conditions.iter().all(|c| c.holds(question.facts)).then_some(fit)
+        self.conditions
+            .iter()
+            .all(|c| c.holds(question.facts))
+            .then_some(fit)
     }
 
     /// Why it does not match; `None` when it does.
-    pub fn miss(&self, question: &Question<'_>) -> Option<Miss> {
+    pub(crate) fn miss(&self, question: &Question<'_>) -> Option<Miss> {
         if !self.names_action(question.action) {
             return Some(Miss::Action);
         }
@@ -130,17 +140,28 @@ impl Statement {
                 ResourcePattern::Arn(arn) => arn.mismatch(question.facts, question.resource),
                 ResourcePattern::Every => None,
             });
-            return Some(Miss::Resource { part: part.max_by_key(|p| closeness(p)).unwrap_or("excluded by NotResource") });
+            return Some(Miss::Resource {
+                part: part
+                    .max_by_key(|p| closeness(p))
+                    .unwrap_or("excluded by NotResource"),
+            });
         }
         if self.names_caller(question).is_none() {
             return Some(Miss::Principal);
         }
         let failed = self.conditions.iter().find(|c| !c.holds(question.facts))?;
-        let value = question.facts.value(&failed.lower).map(|found| match found {
-            crate::context::Found::One(text) => text.into_owned().into_boxed_str(),
-            crate::context::Found::Many(texts) => texts.join(", ").into_boxed_str(),
-        });
-        Some(Miss::Condition { operator: failed.operator.clone(), key: failed.key.clone(), value })
+        let value = question
+            .facts
+            .value(&failed.lower)
+            .map(|found| match found {
+                crate::context::Found::One(text) => text.into_owned().into_boxed_str(),
+                crate::context::Found::Many(texts) => texts.join(", ").into_boxed_str(),
+            });
+        Some(Miss::Condition {
+            operator: failed.operator.clone(),
+            key: failed.key.clone(),
+            value,
+        })
     }
 }
 

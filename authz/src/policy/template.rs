@@ -23,7 +23,10 @@ pub(crate) enum Template {
 pub(crate) enum Piece {
     Literal(Box<str>),
     Pattern(Box<str>),
-    Key { lower: Box<str>, default: Option<Box<str>> },
+    Key {
+        lower: Box<str>,
+        default: Option<Box<str>>,
+    },
 }
 
 /// How `*` and `?` are read, and whether `${` begins a variable.
@@ -51,7 +54,11 @@ impl Template {
     pub fn parse(text: &str, reading: Reading) -> Result<Self, VariableError> {
         let mut pieces: Vec<Piece> = Vec::new();
         let plain = |s: &str| -> Piece {
-            if reading.wildcards { Piece::Pattern(s.into()) } else { Piece::Literal(s.into()) }
+            if reading.wildcards {
+                Piece::Pattern(s.into())
+            } else {
+                Piece::Literal(s.into())
+            }
         };
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("${").filter(|_| reading.variables) {
@@ -86,7 +93,34 @@ impl Template {
             Self::Fixed(_) => &[],
             Self::Variable(pieces) => pieces,
         };
-        pieces.iter().filter_map(|p| if let Piece::Key { lower, .. } = p { Some(&**lower) } else { None })
+        pieces.iter().filter_map(|p| {
+            if let Piece::Key { lower, .. } = p {
+                Some(&**lower)
+            } else {
+                None
+            }
+        })
+    }
+
+    /// A text that matches, with `filler` for every `*`; `None` when a variable has no value.
+    pub fn sample(&self, facts: &Facts<'_>, filler: &str) -> Option<String> {
+        let fill = |text: &str| text.replace('*', filler).replace('?', "x");
+        match self {
+            Self::Fixed(glob) => Some(glob.sample(filler)),
+            Self::Variable(pieces) => {
+                let mut sample = String::new();
+                for piece in pieces {
+                    match piece {
+                        Piece::Literal(text) => sample.push_str(text),
+                        Piece::Pattern(text) => sample.push_str(&fill(text)),
+                        Piece::Key { lower, default } => {
+                            sample.push_str(&resolve(facts, lower, default.as_deref())?)
+                        }
+                    }
+                }
+                Some(sample)
+            }
+        }
     }
 
     /// Whether a text matches; `None` when a variable has no value.
@@ -96,23 +130,39 @@ impl Template {
             Self::Fixed(Glob::Exact(wanted)) => Some(wanted.to_lowercase() == text.to_lowercase()),
             Self::Fixed(glob) => Some(glob.matches(text)),
             Self::Variable(pieces) => {
-                let fold = |s: &str| if ignore_case { s.to_lowercase() } else { s.to_owned() };
+                let fold = |s: &str| {
+                    if ignore_case {
+                        s.to_lowercase()
+                    } else {
+                        s.to_owned()
+                    }
+                };
                 let mut glob = GlobBuilder::default();
                 for piece in pieces {
                     match piece {
                         Piece::Literal(text) => glob.literal(&fold(text)),
                         Piece::Pattern(text) => glob.pattern(&fold(text)),
-                        Piece::Key { lower, default } => glob.literal(&fold(&resolve(facts, lower, default.as_deref())?)),
+                        Piece::Key { lower, default } => {
+                            glob.literal(&fold(&resolve(facts, lower, default.as_deref())?))
+                        }
                     }
                 }
                 let glob = glob.finish();
-                Some(if ignore_case { glob.matches(&text.to_lowercase()) } else { glob.matches(text) })
+                Some(if ignore_case {
+                    glob.matches(&text.to_lowercase())
+                } else {
+                    glob.matches(text)
+                })
             }
         }
     }
 }
 
-fn resolve<'a>(facts: &Facts<'a>, lower: &str, default: Option<&'a str>) -> Option<std::borrow::Cow<'a, str>> {
+fn resolve<'a>(
+    facts: &Facts<'a>,
+    lower: &str,
+    default: Option<&'a str>,
+) -> Option<std::borrow::Cow<'a, str>> {
     if is_time_key(lower) {
         facts.touched_time(None);
     }
@@ -144,16 +194,24 @@ fn variable(inside: &str) -> Result<Piece, VariableError> {
     let (name, default) = match inside.split_once(',') {
         None => (inside, None),
         Some((name, default)) => {
-            let quoted = default.trim().strip_prefix('\'').and_then(|d| d.strip_suffix('\''));
+            let quoted = default
+                .trim()
+                .strip_prefix('\'')
+                .and_then(|d| d.strip_suffix('\''));
             (name, Some(quoted.ok_or(VariableError::BadDefault)?))
         }
     };
     let name = name.trim();
-    let fits = |c: char| c.is_alphanumeric() || matches!(c, ':' | '/' | '.' | '_' | '-' | '=' | '@' | '+' | ' ');
+    let fits = |c: char| {
+        c.is_alphanumeric() || matches!(c, ':' | '/' | '.' | '_' | '-' | '=' | '@' | '+' | ' ')
+    };
     if name.is_empty() || !name.chars().all(fits) {
         return Err(VariableError::BadName);
     }
-    Ok(Piece::Key { lower: name.to_ascii_lowercase().into(), default: default.map(Into::into) })
+    Ok(Piece::Key {
+        lower: name.to_ascii_lowercase().into(),
+        default: default.map(Into::into),
+    })
 }
 
 #[cfg(test)]
@@ -162,7 +220,10 @@ mod tests {
     use crate::context::{KeyValue, Keys, RequestContext};
     use std::sync::Arc;
 
-    const FULL: Reading = Reading { wildcards: true, variables: true };
+    const FULL: Reading = Reading {
+        wildcards: true,
+        variables: true,
+    };
 
     fn matches(pattern: &str, text: &str, name: Option<&str>) -> Option<bool> {
         let mut keys = Keys::new();
@@ -170,20 +231,31 @@ mod tests {
             keys.set("aws:username", name);
         }
         keys.put("aws:TagKeys", KeyValue::Many(Box::new(["a".into()])));
-        let request = RequestContext { now_ms: None, keys: Arc::new(Keys::new()) };
-        Template::parse(pattern, FULL).unwrap().matches(&Facts::new(&keys, &request), text, false)
+        let request = RequestContext {
+            now_ms: None,
+            keys: Arc::new(Keys::new()),
+        };
+        Template::parse(pattern, FULL)
+            .unwrap()
+            .matches(&Facts::new(&keys, &request), text, false)
     }
 
     #[test]
     fn a_variables_value_is_never_a_wildcard() {
-        assert_eq!(matches("t-${aws:username}", "t-anything", Some("*")), Some(false));
+        assert_eq!(
+            matches("t-${aws:username}", "t-anything", Some("*")),
+            Some(false)
+        );
         assert_eq!(matches("t-${aws:username}", "t-*", Some("*")), Some(true));
     }
 
     #[test]
     fn a_variable_without_value_takes_its_default_or_matches_nothing() {
         assert_eq!(matches("t-${aws:username}", "t-", None), None);
-        assert_eq!(matches("t-${aws:username, 'nobody'}", "t-nobody", None), Some(true));
+        assert_eq!(
+            matches("t-${aws:username, 'nobody'}", "t-nobody", None),
+            Some(true)
+        );
         assert_eq!(matches("${aws:TagKeys, 'x'}", "x", None), None);
     }
 
@@ -196,7 +268,17 @@ mod tests {
 
     #[test]
     fn before_2012_a_variable_is_text() {
-        let template = Template::parse("${aws:username}", Reading { wildcards: true, variables: false }).unwrap();
-        assert_eq!(template, Template::Fixed(Glob::Exact("${aws:username}".into())));
+        let template = Template::parse(
+            "${aws:username}",
+            Reading {
+                wildcards: true,
+                variables: false,
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            template,
+            Template::Fixed(Glob::Exact("${aws:username}".into()))
+        );
     }
 }

@@ -1,185 +1,222 @@
-//! One audit event, and its body as it is sealed.
+//! One audit event and its JSON body, after the classes of OCSF 1.5.
 //!
-//! The body is one flat JSON object. `class_uid` and `class_name` are those of OCSF 1.x: Authentication (3002) for logins,
-//! API Activity (6003) for administration and key use, Datastore Activity (6005) for the data plane.
-//!
-//! Invariant: no field is longer than [`FIELD_BYTES_MAX`] plus its mark, whatever a client sent.
-
-use std::borrow::Cow;
-use std::fmt;
-use std::fmt::Write as _;
+//! Field names are OCSF's where it has one; ours stand under `unmapped`. Everything a client can choose is capped in length and written as
+//! ASCII JSON: newlines, terminal escapes and direction marks arrive as `\u` escapes wherever the line is shown.
 
 use schloss_core::TenantId;
-use schloss_crypto::digest::sha256;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-/// A text longer than this is cut, with its length and hash behind it. Kafka's longest topic ARN fits.
-pub const FIELD_BYTES_MAX: usize = 1024;
+/// A client-chosen text is cut here; how long it was is said.
+const TEXT_BYTES_MAX: usize = 1024;
 
 /// What kind of thing happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EventClass {
-    /// A login or its refusal.
+pub enum Class {
+    /// A login, done or failed. OCSF Authentication.
     Authentication,
-    /// A change of topics, configs, policies, credentials, or of the broker itself.
+    /// A refused action on data. OCSF Datastore Activity.
+    Refusal,
+    /// An administrative action. OCSF API Activity.
     Administration,
-    /// Reading and writing data.
-    Data,
-    /// A KMS key was asked for.
+    /// A KMS key was used. OCSF API Activity.
     KeyUse,
+    /// Allowed data-plane actions of one minute, counted. OCSF Datastore Activity.
+    DataSummary,
+    /// The log about itself, start and stop. OCSF API Activity.
+    System,
 }
 
-impl EventClass {
-    /// OCSF's `class_uid` and `class_name`.
-    const fn ocsf(self) -> (u32, &'static str) {
-        match self {
-            Self::Authentication => (3002, "Authentication"),
-            Self::Administration | Self::KeyUse => (6003, "API Activity"),
-            Self::Data => (6005, "Datastore Activity"),
-        }
-    }
-
-    /// Our name of the class, `class` in the body.
+impl Class {
+    /// Our word for it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Authentication => "authentication",
+            Self::Refusal => "refusal",
             Self::Administration => "administration",
-            Self::Data => "data",
-            Self::KeyUse => "key-use",
+            Self::KeyUse => "key_use",
+            Self::DataSummary => "data_summary",
+            Self::System => "system",
+        }
+    }
+
+    const fn ocsf(self) -> (u32, &'static str, u32) {
+        match self {
+            Self::Authentication => (3002, "Authentication", 3),
+            Self::Refusal | Self::DataSummary => (6005, "Datastore Activity", 6),
+            Self::Administration | Self::KeyUse | Self::System => (6003, "API Activity", 6),
         }
     }
 }
 
-/// How it was decided.
+/// How it was judged, or ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// Done.
+    /// Allowed, done.
     Allowed,
     /// Refused.
     Denied,
+    /// Allowed, but failed.
+    Failed,
 }
 
 impl Verdict {
-    /// `allowed` or `denied`, as in the body.
+    /// Our word for it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
             Self::Denied => "denied",
+            Self::Failed => "failed",
         }
     }
 }
 
-/// One event. Texts may be anything a client sent; they are cut when written.
-#[derive(Clone, PartialEq, Eq)]
+/// One event. Build with [`Event::new`] and fill what is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What kind.
-    pub class: EventClass,
-    /// Whose log it goes to; `None` is the cluster's.
+    /// Whose stream; `None` is the installation's.
     pub tenant: Option<TenantId>,
-    /// How it was decided.
+    /// What kind.
+    pub class: Class,
+    /// How it ended.
     pub verdict: Verdict,
-    /// Who.
-    pub principal: String,
-    /// What, for example `kafka-cluster:ReadData`.
+    /// Who: an ARN, or what the peer claimed to be.
+    pub principal: Option<String>,
+    /// What: for example `kafka-cluster:ReadData`.
     pub action: String,
-    /// On what: an ARN; a plain name in summaries.
-    pub resource: String,
-    /// By which Kafka API.
-    pub api: String,
-    /// Names the request in answers and logs.
-    pub request_id: String,
-    /// From which address.
-    pub source: String,
-    /// The client's name for itself.
-    pub client_id: String,
-    /// Why: policy and statement of a decision, or the step that failed.
-    pub reason: String,
-    /// How many alike this stands for.
+    /// On what: an ARN or a name.
+    pub resource: Option<String>,
+    /// By which API, for example `Fetch`.
+    pub api: Option<String>,
+    /// Why it was judged so.
+    pub reason: Option<String>,
+    /// Which policy statement decided.
+    pub statement: Option<String>,
+    /// The request, to match with logs.
+    pub request_id: Option<String>,
+    /// Where from.
+    pub source: Option<std::net::SocketAddr>,
+    /// What the client calls itself.
+    pub client_id: Option<String>,
+    /// How often, for summaries.
     pub count: u64,
-    /// First of the time a summary covers, milliseconds since 1970.
-    pub since_ms: Option<i64>,
+    /// When it happened, ms since 1970; `None` is when it is recorded.
+    pub time_ms: Option<i64>,
+    /// More facts, for example old and new values of a setting. Keys are ours, values may be a client's.
+    pub details: Vec<(&'static str, String)>,
 }
 
 impl Event {
-    /// One event with empty texts.
+    /// An event with only what every event has.
     #[must_use]
-    pub const fn new(class: EventClass, tenant: Option<TenantId>, verdict: Verdict) -> Self {
+    pub fn new(tenant: Option<TenantId>, class: Class, verdict: Verdict, action: impl Into<String>) -> Self {
         Self {
-            class,
             tenant,
+            class,
             verdict,
-            principal: String::new(),
-            action: String::new(),
-            resource: String::new(),
-            api: String::new(),
-            request_id: String::new(),
-            source: String::new(),
-            client_id: String::new(),
-            reason: String::new(),
+            principal: None,
+            action: action.into(),
+            resource: None,
+            api: None,
+            reason: None,
+            statement: None,
+            request_id: None,
+            source: None,
+            client_id: None,
             count: 1,
-            since_ms: None,
+            time_ms: None,
+            details: Vec::new(),
         }
     }
 
-    /// The log it belongs to.
-    pub(crate) fn log_name(&self) -> String {
-        self.tenant.map_or_else(|| crate::folder::CLUSTER_LOG.to_owned(), |tenant| tenant.to_string())
+    /// The body as one line of ASCII JSON.
+    #[must_use]
+    pub fn body(&self, now_ms: i64) -> String {
+        let (class_uid, class_name, category_uid) = self.class.ocsf();
+        let (status_id, status) = match self.verdict {
+            Verdict::Allowed => (1, "Success"),
+            Verdict::Denied | Verdict::Failed => (2, "Failure"),
+        };
+        let mut unmapped = Map::new();
+        let mut put = |key: &str, value: &Option<String>| {
+            if let Some(value) = value {
+                unmapped.insert(key.to_owned(), Value::String(capped(value)));
+            }
+        };
+        put("reason", &self.reason);
+        put("statement", &self.statement);
+        put("client_id", &self.client_id);
+        for (key, value) in &self.details {
+            put(key, &Some(value.clone()));
+        }
+        unmapped.insert("class".into(), self.class.name().into());
+        unmapped.insert("verdict".into(), self.verdict.name().into());
+        unmapped.insert("action".into(), capped(&self.action).into());
+        let mut body = json!({
+            "class_uid": class_uid,
+            "class_name": class_name,
+            "category_uid": category_uid,
+            "severity_id": if self.verdict == Verdict::Allowed { 1 } else { 2 },
+            "status_id": status_id,
+            "status": status,
+            "time": self.time_ms.unwrap_or(now_ms),
+            "count": self.count,
+            "metadata": {
+                "version": "1.5.0",
+                "product": { "name": "Schloss", "vendor_name": "Schloss" },
+                "tenant_uid": self.tenant.map(|tenant| tenant.to_string()),
+            },
+            "unmapped": unmapped,
+        });
+        if let Some(fields) = body.as_object_mut() {
+            self.add_ocsf_objects(fields);
+        }
+        ascii_json(&body)
     }
 
-    /// The body to be sealed; empty texts are left out.
-    pub(crate) fn body(&self, time_ms: i64) -> Vec<u8> {
-        let (class_uid, class_name) = self.class.ocsf();
-        let mut body = serde_json::Map::new();
-        body.insert("time".into(), json!(time_ms));
-        body.insert("class_uid".into(), json!(class_uid));
-        body.insert("class_name".into(), json!(class_name));
-        body.insert("class".into(), json!(self.class.name()));
-        body.insert("verdict".into(), json!(self.verdict.name()));
-        body.insert("count".into(), json!(self.count));
-        if let Some(tenant) = self.tenant {
-            body.insert("tenant".into(), json!(tenant.to_string()));
+    fn add_ocsf_objects(&self, fields: &mut Map<String, Value>) {
+        if let Some(principal) = &self.principal {
+            fields.insert("actor".into(), json!({ "user": { "uid": capped(principal) } }));
         }
-        if let Some(since_ms) = self.since_ms {
-            body.insert("since".into(), json!(since_ms));
+        if let Some(resource) = &self.resource {
+            fields.insert("resources".into(), json!([{ "uid": capped(resource) }]));
         }
-        for (name, text) in [
-            ("principal", &self.principal),
-            ("action", &self.action),
-            ("resource", &self.resource),
-            ("api", &self.api),
-            ("request_id", &self.request_id),
-            ("source", &self.source),
-            ("client_id", &self.client_id),
-            ("reason", &self.reason),
-        ] {
-            if !text.is_empty() {
-                body.insert(name.into(), json!(capped(text)));
+        if self.api.is_some() || self.request_id.is_some() {
+            let request = self.request_id.as_deref().map(|id| json!({ "uid": capped(id) }));
+            let operation = self.api.as_deref().map(capped);
+            fields.insert("api".into(), json!({ "operation": operation, "request": request }));
+        }
+        if let Some(source) = self.source {
+            fields.insert("src_endpoint".into(), json!({ "ip": source.ip().to_string(), "port": source.port() }));
+        }
+    }
+}
+
+/// JSON on one line with nothing but printable ASCII in it.
+#[must_use]
+pub(crate) fn ascii_json(value: &Value) -> String {
+    let text = value.to_string();
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_ascii() && c != '\u{7f}' {
+            out.push(c);
+        } else {
+            // Non-ASCII stands only inside JSON strings.
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                out.push_str(&format!("\\u{unit:04x}"));
             }
         }
-        Value::Object(body).to_string().into_bytes()
     }
+    out
 }
 
-// SECURITY: names of tenants never reach a log line by accident; Debug tells only the kind.
-impl fmt::Debug for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Event({} {}, count {})", self.class.name(), self.verdict.name(), self.count)
+fn capped(text: &str) -> String {
+    if text.len() <= TEXT_BYTES_MAX {
+        return text.to_owned();
     }
-}
-
-/// `text`, or its beginning with length and hash of the whole, so that two long names stay two.
-pub(crate) fn capped(text: &str) -> Cow<'_, str> {
-    if text.len() <= FIELD_BYTES_MAX {
-        return Cow::Borrowed(text);
-    }
-    let end = text.floor_char_boundary(FIELD_BYTES_MAX);
-    let mut cut = text.get(..end).unwrap_or_default().to_owned();
-    let hash = crate::line::hex(&sha256(text.as_bytes()));
-    // Writing into a String cannot fail.
-    let _ = write!(cut, "…[{} bytes, sha256 {hash}]", text.len());
-    Cow::Owned(cut)
+    let end = text.floor_char_boundary(TEXT_BYTES_MAX);
+    format!("{}... ({} bytes)", text.get(..end).unwrap_or_default(), text.len())
 }
 
 #[cfg(test)]
@@ -187,31 +224,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_text_is_cut_at_a_character_and_names_its_length_and_hash() {
-        let long = format!("{}ä{}", "a".repeat(FIELD_BYTES_MAX - 1), "b".repeat(30_000));
-        let cut = capped(&long);
-        assert!(cut.starts_with(&format!("{}…[31025 bytes, sha256 ", "a".repeat(FIELD_BYTES_MAX - 1))), "{cut}");
-        assert_ne!(cut, capped(&format!("{long}c")));
-        assert_eq!(capped("short"), "short");
+    fn hostile_names_give_one_line_of_printable_ascii_that_parses_back() {
+        let names = ["a\nb", "\u{1b}[31mred", "\u{202e}gnp.exe", "\u{7f}\u{9b}", "\0", "\"}{\"", &"x".repeat(30_000)];
+        for name in names {
+            let mut event = Event::new(None, Class::Refusal, Verdict::Denied, "kafka-cluster:ReadData");
+            event.resource = Some(name.to_owned());
+            event.client_id = Some(name.to_owned());
+            let body = event.body(1);
+            assert!(body.bytes().all(|b| (0x20..0x7f).contains(&b)));
+            assert!(body.len() < 4096);
+            let parsed: Value = serde_json::from_str(&body).unwrap();
+            let shown = parsed["resources"][0]["uid"].as_str().unwrap();
+            assert!(shown == name || shown.ends_with("... (30000 bytes)"));
+        }
     }
 
     #[test]
-    fn body_with_control_characters_is_one_line_of_json_and_keeps_them() {
-        let mut event = Event::new(EventClass::Data, TenantId::new(1), Verdict::Denied);
-        event.resource = "a\n\u{1b}[31m\u{202e}\"\0".to_owned();
-        let body = event.body(5);
-        assert!(!body.contains(&b'\n') && !body.contains(&0x1b));
-        let value: Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!(value["resource"], json!(event.resource));
-        assert_eq!(value["tenant"], json!("000000000001"));
-        assert_eq!(value["class_uid"], json!(6005));
-        assert_eq!(value.get("principal"), None);
-    }
-
-    #[test]
-    fn debug_of_an_event_shows_no_name() {
-        let mut event = Event::new(EventClass::KeyUse, None, Verdict::Allowed);
-        event.principal = "secret".to_owned();
-        assert_eq!(format!("{event:?}"), "Event(key-use allowed, count 1)");
+    fn body_has_this_form() {
+        let mut event = Event::new(TenantId::new(7), Class::Authentication, Verdict::Denied, "login");
+        event.principal = Some("p".into());
+        event.source = Some(([127, 0, 0, 1], 9).into());
+        let expected = r#"{"actor":{"user":{"uid":"p"}},"category_uid":3,"class_name":"Authentication","class_uid":3002,"count":1,"metadata":{"product":{"name":"Schloss","vendor_name":"Schloss"},"tenant_uid":"000000000007","version":"1.5.0"},"severity_id":2,"src_endpoint":{"ip":"127.0.0.1","port":9},"status":"Failure","status_id":2,"time":5,"unmapped":{"action":"login","class":"authentication","verdict":"denied"}}"#;
+        let parsed: Value = serde_json::from_str(&event.body(5)).unwrap();
+        assert_eq!(parsed, serde_json::from_str::<Value>(expected).unwrap());
     }
 }

@@ -1,73 +1,48 @@
-//! The audit log: what was allowed and refused, in a form that cannot be changed unseen.
+//! The audit log: every decision as one event, chained, signed, sealed, verifiable by an outsider.
 //!
-//! In: [`Event`]s of the broker. Out: one log per tenant and one of the cluster, in files that anyone with the public
-//! key can [`verify`] and only the holder of the audit key can [read](query).
+//! In: [`Event`]s and counts of allowed data-plane actions. Out: files that [`verify`] judges with only the public key, and events
+//! read back by [`query`] with the key vault.
+//!
+//! One stream per tenant and one of the installation (`cluster`), each a folder of numbered files of lines ([`mod@line`]). Events are sealed under
+//! the cluster's audit key; what stays readable is that something happened when. Every line carries the hash of the one before; signed
+//! checkpoints come every so many events and seconds; the cluster's checkpoints also name the newest line of every stream that moved, so a
+//! stream cut short, or taken away whole, contradicts them.
 //!
 //! Invariants
-//! - [`AuditLog::record`] returns only when the event is on disk; not recorded, not done.
-//! - A log is only ever appended to; every line carries the hash of the line before it.
-//! - No body, name or address is readable in a file; only times, sizes and numbers of events are.
-//! - Memory is bounded: a bounded queue, and at most [`COUNT_KEYS_MAX`] counted keys.
+//! - [`AuditLog::record`] returns after fdatasync, or with an error: not recorded, not done.
+//! - Nothing acknowledged is ever removed: recovery drops only a torn end.
+//! - Memory is bounded: a queue of `queue_max` events, `distinct_counts_max` counters and one overflow counter per tenant and action.
 //!
-//! Must not: decide anything, call a KMS, know how a tenant or a policy is made.
+//! Must not: decide anything, know protocols, write names or other bytes of clients unsealed.
 //!
-//! # The folder
-//! ```text
-//! public-key.pem            Ed25519, SubjectPublicKeyInfo; give this to the verifier by another way than the folder
-//! signing-key.sealed        its private half, sealed under the audit key
-//! newest-checkpoint.json    a copy of the newest checkpoint line of the cluster's log
-//! lock                      held by the broker that writes
-//! cluster/00000001.jsonl    the log of the cluster, then 00000002.jsonl, …
-//! 111122223333/00000001.jsonl   the log of a tenant
-//! ```
-//!
-//! # A line, byte for byte
-//! UTF-8 without blanks, members in exactly this order, ended by one LF (0x0a). Three kinds:
-//! ```text
-//! {"v":1,"seq":N,"time":T,"log":"L","prev":"P","kind":"begin","cluster":"U","hash":"H"}
-//! {"v":1,"seq":N,"time":T,"log":"L","prev":"P","kind":"event","body":"B","hash":"H"}
-//! {"v":1,"seq":N,"time":T,"log":"L","prev":"P","kind":"checkpoint","events":E,"heads":{"L":[N,"H"],…},"signature":"S","hash":"H"}
-//! ```
-//! - `N`: place in the log, 0 for its first line and one more for each that follows, through all files. `T`: milliseconds since 1970.
-//! - `L`: `cluster` or the tenant's 12 digits, equal to the folder's name. `U`: the installation's id, the same in every log.
-//! - `H`: SHA-256, 64 lower-case hex digits, of the line's bytes from its `{` up to and without `,"hash":"`.
-//!   The last 76 bytes of a line are therefore `,"hash":"`, 64 digits, `"}`, LF.
-//! - `P`: the `H` of the line before, through all files; 64 zeros in the first line.
-//! - `S`: Ed25519 signature, base64 (RFC 4648, padded, 88 characters), over the ASCII bytes `schloss audit checkpoint v1`, LF, and then
-//!   the line's bytes from its `{` up to and without `,"signature":"`.
-//! - `E`: event lines of this log before the checkpoint. `heads`: in the cluster's log the newest durable place of other
-//!   logs, of all of them in the first line of a file, else of those that moved since; `{}` in a tenant's log.
-//! - `B`: the sealed body, base64: a sealed value (see the crypto room's `value`) bound to `schloss audit body v1`, LF, `U`, LF, `L`, LF, `N`.
-//!
-//! The first line of a log is `begin`, nowhere else. The first line of each later file is a checkpoint. Files are numbered from 1 without gap.
-//!
-//! # To verify
-//! Walk every log: hashes, `N`, `P`, `L`, `U`, `E`, signatures. Then every head named by a checkpoint of the cluster's log
-//! must be that line of that log, and `newest-checkpoint.json` that line of the cluster's log: so a log that lost its tail,
-//! was replaced by an older copy or is gone is found.
-//!
-//! # What cannot be seen
-//! Whoever puts back the *whole* folder as it was at an earlier time leaves nothing to compare with. Keep the head that
-//! `verify` prints somewhere else. Events after the newest checkpoint are chained but not yet signed; `verify` tells their number.
-#![cfg_attr(
-    not(test),
-    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
-)]
+//! What it cannot see alone: the newest lines of the cluster stream cut back to an older checkpoint. Keep checkpoints
+//! ([`StreamReport::last_checkpoint`]) elsewhere and hand them to [`verify`].
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
-mod audit_log;
 mod counts;
 mod event;
-mod folder;
-mod line;
+mod keys;
+pub mod line;
 mod log;
-pub mod query;
-#[cfg(test)]
-mod tests;
-pub mod verify;
+mod query;
+mod stream;
+mod verify;
 mod writer;
 
-pub use audit_log::{AuditConfig, AuditError, AuditLog, AuditStats};
-pub use counts::COUNT_KEYS_MAX;
-pub use event::{Event, EventClass, FIELD_BYTES_MAX, Verdict};
-pub use folder::{PUBLIC_KEY_FILE, snapshot};
-pub use line::Breach;
+pub use counts::CountKey;
+pub use event::{Class, Event, Verdict};
+pub use keys::{public_key_from_pem, public_key_to_pem};
+pub use line::Head;
+pub use log::{AuditConfig, AuditLog, AuditStats, RecordError};
+pub use query::{Filter, Found, QueryError, query, tail};
+pub use stream::AuditError;
+pub use verify::{Fault, FaultKind, Report, StreamReport, TrustedHead, verify};
+
+/// The stream of the installation itself.
+pub const CLUSTER_STREAM: &str = "cluster";
+
+/// The stream an event of `tenant` goes to.
+#[must_use]
+pub fn stream_name(tenant: Option<schloss_core::TenantId>) -> String {
+    tenant.map_or_else(|| CLUSTER_STREAM.to_owned(), |tenant| tenant.to_string())
+}

@@ -1,445 +1,390 @@
-//! One log as the writer holds it: what is durable, and what is being added.
-//!
-//! In: bodies and checkpoints. Out: lines on disk.
-//!
-//! Invariants
-//! - `kept` describes bytes that were synced; it moves only after `write` and `sync` both succeeded.
-//! - Bytes beyond `kept.len` are cut off before anything is written again, so a failed write leaves no trace in the chain.
-//!
-//! Must not: answer anybody; the writer does, after `settle`.
+//! The log as the broker sees it: record, count, close. One task commits what gathered while the last commit was in flight.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use schloss_crypto::signing::SigningKey;
-use schloss_crypto::{DataKey, seal_value};
+use schloss_core::{Clock, ClusterId};
+use schloss_crypto::signing::VerifyingKey;
+use schloss_crypto::KeyVault;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use crate::folder::{self, Lines};
-use crate::line::{Breach, Chain, Hash, Head, Heads, Kind, Line, Place, Written, body_binding, signed_by};
+use crate::counts::{CountKey, Counts};
+use crate::event::{Class, Event, Verdict};
+use crate::stream::AuditError;
+use crate::writer::{Totals, Writer, key_text};
+use crate::{CLUSTER_STREAM, keys};
 
-/// A place in a file of a log that is wrong.
+/// Events of one commit; more wait for the next.
+const BATCH_EVENTS_MAX: usize = 1024;
+
+/// Where and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spot {
-    /// The file.
-    pub file: PathBuf,
-    /// Counted from 1.
-    pub line: u64,
-    /// What is wrong.
-    pub breach: Breach,
-}
-
-/// Why a log could not be opened.
-#[derive(Debug)]
-pub enum OpenFault {
-    /// The file system.
-    Io(io::Error),
-    /// It was changed by somebody.
-    Broken(Spot),
-}
-
-impl From<io::Error> for OpenFault {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-/// What lines are made with.
-pub struct Pen {
-    /// The installation.
-    pub cluster: String,
-    /// Seals bodies.
-    pub key: std::sync::Arc<DataKey>,
-    /// Signs checkpoints.
-    pub signing: SigningKey,
-    /// A file at least this long is followed by another.
+pub struct AuditConfig {
+    /// The log's folder.
+    pub folder: PathBuf,
+    /// This installation.
+    pub cluster: ClusterId,
+    /// A stream is signed after so many events,
+    pub checkpoint_events: u64,
+    /// and all after so much time.
+    pub checkpoint_every: Duration,
+    /// Counts are written so often.
+    pub summary_every: Duration,
+    /// A file is followed by the next from this size.
     pub file_bytes_max: u64,
+    /// Events waiting for a commit; more wait at the door.
+    pub queue_max: usize,
+    /// Different things counted at once; at that number they are written early.
+    pub distinct_counts_max: usize,
 }
 
-/// How far a log goes.
-#[derive(Clone, Debug)]
-struct State {
-    /// 0 before the first file.
-    file_number: u32,
-    len: u64,
-    next_seq: u64,
-    prev: Hash,
-    events: u64,
-    lines_unsigned: u64,
-}
-
-struct Pending {
-    state: State,
-    bytes: Vec<u8>,
-    /// Its newest checkpoint line.
-    checkpoint: Option<Vec<u8>>,
-}
-
-/// A group of lines that became durable.
-#[derive(Debug, Default)]
-pub struct Kept {
-    /// How many bytes.
-    pub bytes: usize,
-    /// The newest checkpoint line among them, with its LF.
-    pub checkpoint: Option<Vec<u8>>,
-}
-
-/// One log.
-pub struct Log {
-    /// `cluster` or the tenant's account.
-    pub name: String,
-    folder: PathBuf,
-    kept: State,
-    pending: Option<Pending>,
-    /// The newest file, while open.
-    file: Option<(u32, File)>,
-    /// Bytes beyond `kept.len` may be in the file.
-    torn: bool,
-    /// What the checkpoint that begins the next file names.
-    first_heads: Heads,
-}
-
-/// A log just opened.
-pub struct Opened {
-    /// It.
-    pub log: Log,
-    /// Heads of other logs that its checkpoints in the newest file saw.
-    pub heads: Heads,
-    /// Bytes of a torn last line that were cut off.
-    pub cut_bytes: u64,
-}
-
-impl Log {
-    /// A log without a line.
+impl AuditConfig {
+    /// The usual bounds.
     #[must_use]
-    pub fn new(audit_folder: &Path, name: &str) -> Self {
-        let kept = State { file_number: 0, len: 0, next_seq: 0, prev: [0; 32], events: 0, lines_unsigned: 0 };
-        Self { name: name.to_owned(), folder: audit_folder.join(name), kept, pending: None, file: None, torn: false, first_heads: Heads::new() }
+    pub fn new(folder: PathBuf, cluster: ClusterId) -> Self {
+        Self {
+            folder,
+            cluster,
+            checkpoint_events: 1000,
+            checkpoint_every: Duration::from_secs(60),
+            summary_every: Duration::from_secs(60),
+            file_bytes_max: 8 << 20,
+            queue_max: 4096,
+            distinct_counts_max: 10_000,
+        }
     }
+}
 
-    /// Opens a log: checks the newest file and cuts off a line that a crash left unfinished.
-    /// `expected`: what the newest checkpoint of another log saw of this one.
+/// Why an event is not in the log. What it is about must then not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Writing failed, for example because the disk is full. The next event tries again.
+    #[error("the audit log could not be written: {0}")]
+    NotDurable(io::ErrorKind),
+    /// The stream's files were changed or damaged while we ran.
+    #[error("the audit log was changed or damaged; run `schloss audit verify`")]
+    Damaged,
+    /// The log is closed.
+    #[error("the audit log is closed")]
+    Closed,
+}
+
+/// Figures since start, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AuditStats {
+    /// Events written, summaries included.
+    pub events: u64,
+    /// Commits, each with one fdatasync.
+    pub commits: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Commits that failed.
+    pub failures: u64,
+}
+
+enum Command {
+    Record(Box<Event>, oneshot::Sender<Result<(), RecordError>>),
+    WriteCounts(oneshot::Sender<Result<(), RecordError>>),
+    Checkpoint(oneshot::Sender<Result<(), RecordError>>),
+    Close(oneshot::Sender<Result<(), RecordError>>),
+}
+
+/// The open log. Cheap to share.
+pub struct AuditLog {
+    commands: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
+    public_key: VerifyingKey,
+}
+
+struct Shared {
+    counts: Mutex<Counts>,
+    totals: Mutex<Totals>,
+    counts_full: tokio::sync::Notify,
+    clock: Arc<dyn Clock>,
+    _lock: File,
+}
+
+impl AuditLog {
+    /// Opens or makes the log and records its start. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// [`OpenFault`].
-    pub fn open(audit_folder: &Path, name: &str, pen: &Pen, expected: Option<Head>) -> Result<Opened, OpenFault> {
-        let mut log = Self::new(audit_folder, name);
-        let mut numbers = if log.folder.is_dir() { folder::files(&log.folder)?.known } else { Vec::new() };
-        let mut opened = loop {
-            let Some(number) = numbers.pop() else {
-                break Opened { log, heads: Heads::new(), cut_bytes: 0 };
-            };
-            match log.scan(number, pen, expected)? {
-                // A crash came between making the file and writing its first line.
-                None => {
-                    fs::remove_file(log.path(number))?;
-                    folder::sync_folder(&log.folder)?;
-                }
-                Some((heads, cut_bytes)) => break Opened { log, heads, cut_bytes },
-            }
+    /// [`AuditError`]; nothing was changed but a torn end dropped.
+    pub async fn open(
+        config: AuditConfig,
+        vault: &dyn KeyVault,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, AuditError> {
+        let lock = lock(&config)?;
+        let signing = keys::signing_key(&config.folder, config.cluster, vault).await?;
+        let public_key = signing.verifying_key();
+        let (key, wrapped) = vault.generate(&keys::context(config.cluster)).await?;
+        let key_ref = wrapped.key_ref.clone();
+        let malformed = || AuditError::Malformed { path: config.folder.clone() };
+        let mut writer = Writer {
+            folder: config.folder.clone(),
+            key,
+            key_text: key_text(&wrapped).ok_or_else(malformed)?,
+            signing,
+            checkpoint_events: config.checkpoint_events,
+            file_bytes_max: config.file_bytes_max,
+            streams: HashMap::new(),
+            moved: BTreeMap::new(),
+            totals: Totals::default(),
         };
-        if let Some(head) = expected.filter(|head| head.seq >= opened.log.kept.next_seq) {
-            let file = opened.log.path(opened.log.kept.file_number.max(1));
-            return Err(OpenFault::Broken(Spot { file, line: 0, breach: Breach::Cut { seq: head.seq } }));
-        }
-        if opened.cut_bytes > 0 {
-            opened.log.torn = true;
-            opened.log.mend()?;
-        }
-        Ok(opened)
-    }
-
-    /// Reads the file `number` as the newest; `None` when it holds no whole line.
-    fn scan(&mut self, number: u32, pen: &Pen, expected: Option<Head>) -> Result<Option<(Heads, u64)>, OpenFault> {
-        let path = self.path(number);
-        let (mut lines, mut count, mut heads) = (Lines::open(&path, 0)?, 0, Heads::new());
-        let file_len = fs::metadata(&path)?.len();
-        let mut chain = None;
-        let mut unsigned = 0;
-        while let Some(raw) = lines.next_line()?.filter(|raw| raw.whole) {
-            count += 1;
-            let broken = |breach| OpenFault::Broken(Spot { file: path.clone(), line: count, breach });
-            let chain = match &mut chain {
-                Some(chain) => chain,
-                none => none.insert(self.first_chain(number, &raw.bytes, pen).map_err(broken)?),
-            };
-            let line = chain.follow(&raw.bytes).map_err(broken)?;
-            if expected.is_some_and(|head| head.seq == line.seq && head.hash != line.hash) {
-                return Err(broken(Breach::Forked));
-            }
-            unsigned += 1;
-            if let Kind::Checkpoint { heads: seen, .. } = line.kind {
-                if !signed_by(&raw.bytes, &pen.signing.verifying_key()) {
-                    return Err(broken(Breach::Signature));
-                }
-                heads.extend(seen);
-                unsigned = 0;
-            }
-        }
-        let Some(chain) = chain else { return Ok(None) };
-        self.kept = State {
-            file_number: number,
-            len: lines.position,
-            next_seq: chain.next_seq,
-            prev: chain.prev,
-            events: chain.events,
-            lines_unsigned: unsigned,
-        };
-        Ok(Some((heads, file_len.saturating_sub(lines.position))))
-    }
-
-    fn first_chain(&self, number: u32, raw: &[u8], pen: &Pen) -> Result<Chain, Breach> {
-        if number == 1 {
-            return Ok(Chain::new(&self.name, Some(&pen.cluster)));
-        }
-        Chain::before(&self.name, Some(&pen.cluster), &Line::parse(raw)?).ok_or(Breach::NoCheckpoint)
-    }
-
-    /// The newest durable line.
-    #[must_use]
-    pub fn head(&self) -> Option<Head> {
-        self.kept.next_seq.checked_sub(1).map(|seq| Head { seq, hash: self.kept.prev })
-    }
-
-    /// Lines after the newest checkpoint, those not yet durable included.
-    #[must_use]
-    pub fn lines_unsigned(&self) -> u64 {
-        self.pending.as_ref().map_or(&self.kept, |pending| &pending.state).lines_unsigned
-    }
-
-    /// Adds an event with this body.
-    pub fn event(&mut self, pen: &Pen, body: &[u8], time_ms: i64) {
-        self.start(pen, time_ms);
-        self.add(time_ms, 1, |place| {
-            place.event(&seal_value(&pen.key, &body_binding(&pen.cluster, place.log, place.seq), body))
+        let recovered = writer.open_existing()?;
+        let shared = Arc::new(Shared {
+            counts: Mutex::new(Counts::new(config.distinct_counts_max)),
+            totals: Mutex::default(),
+            counts_full: tokio::sync::Notify::new(),
+            clock,
+            _lock: lock,
         });
-    }
-
-    /// Adds a checkpoint.
-    pub fn checkpoint(&mut self, pen: &Pen, heads: &Heads, time_ms: i64) {
-        self.start(pen, time_ms);
-        let (events, before) = self.pending.as_ref().map_or((0, 0), |pending| (pending.state.events, pending.bytes.len()));
-        self.add(time_ms, 0, |place| place.checkpoint(events, heads, &pen.signing));
-        if let Some(pending) = &mut self.pending {
-            pending.state.lines_unsigned = 0;
-            pending.checkpoint = Some(pending.bytes.get(before..).unwrap_or_default().to_vec());
+        let (commands, receiver) = mpsc::channel(config.queue_max);
+        tokio::spawn(run(config.clone(), writer, receiver, Arc::clone(&shared)));
+        let log = Arc::new(Self { commands, shared, public_key });
+        // The key of the log itself is recorded as soon as there is a log to record it in.
+        let mut key_use = Event::new(None, Class::KeyUse, Verdict::Allowed, "kms:GenerateDataKey");
+        key_use.resource = Some(key_ref);
+        key_use.details.push(("purpose", "audit".into()));
+        let start = Event::new(None, Class::System, Verdict::Allowed, "schloss:AuditLogOpened");
+        for event in recovered.into_iter().chain([key_use, start]) {
+            let path = config.folder.join(CLUSTER_STREAM);
+            log.record(event).await.map_err(|error| AuditError::Io { path, source: io::Error::other(error) })?;
         }
+        Ok(log)
     }
 
-    /// The heads that the checkpoint at the beginning of the next file shall name.
-    pub fn name_first(&mut self, heads: Heads) {
-        self.first_heads = heads;
-    }
-
-    /// True when the next line goes into a new file, whose first checkpoint should name all heads.
-    #[must_use]
-    pub fn is_full(&self, pen: &Pen) -> bool {
-        self.pending.is_none() && self.kept.file_number > 0 && self.kept.len >= pen.file_bytes_max
-    }
-
-    /// Opens a group of lines: in a new file where one is due.
-    fn start(&mut self, pen: &Pen, time_ms: i64) {
-        if self.pending.is_some() {
-            return;
-        }
-        let full = self.is_full(pen);
-        let mut state = self.kept.clone();
-        if state.file_number == 0 || full {
-            state.file_number += 1;
-            state.len = 0;
-        }
-        self.pending = Some(Pending { state, bytes: Vec::new(), checkpoint: None });
-        if self.kept.next_seq == 0 {
-            self.add(time_ms, 0, |place| place.begin(&pen.cluster));
-        } else if full {
-            let heads = std::mem::take(&mut self.first_heads);
-            self.checkpoint(pen, &heads, time_ms);
-        }
-    }
-
-    fn add(&mut self, time_ms: i64, events: u64, make: impl FnOnce(&Place<'_>) -> Written) {
-        let Some(Pending { state, bytes, .. }) = &mut self.pending else { return };
-        let written = make(&Place { seq: state.next_seq, time_ms, log: &self.name, prev: &state.prev });
-        bytes.extend_from_slice(&written.bytes);
-        state.next_seq += 1;
-        state.prev = written.hash;
-        state.events += events;
-        state.lines_unsigned += 1;
-    }
-
-    /// Writes the group; not yet durable.
+    /// Returns when the event is on disk.
     ///
     /// # Errors
-    /// Of the file system; then [`Log::settle`] with false.
-    pub fn write(&mut self) -> io::Result<()> {
-        let Some(pending) = self.pending.take() else { return Ok(()) };
-        let result = self.write_pending(&pending);
-        self.pending = Some(pending);
+    /// [`RecordError`]: it is not, and what it is about must not be done.
+    pub async fn record(&self, event: Event) -> Result<(), RecordError> {
+        self.ask(|reply| Command::Record(Box::new(event), reply)).await
+    }
+
+    /// Counts an allowed data-plane action. Never waits; written within `summary_every`, early when there are many.
+    pub fn count(&self, key: &CountKey, times: u64) {
+        let now_ms = self.shared.clock.now_ms();
+        if lock_of(&self.shared.counts).add(key, times, now_ms) {
+            self.shared.counts_full.notify_one();
+        }
+    }
+
+    /// Writes the counts now.
+    ///
+    /// # Errors
+    /// [`RecordError`]; the counts are then kept for the next time.
+    pub async fn write_counts(&self) -> Result<(), RecordError> {
+        self.ask(Command::WriteCounts).await
+    }
+
+    /// Signs now.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub async fn checkpoint(&self) -> Result<(), RecordError> {
+        self.ask(Command::Checkpoint).await
+    }
+
+    /// Writes counts, records the end, signs. Later records fail.
+    ///
+    /// # Errors
+    /// [`RecordError`]; also when it was closed before.
+    pub async fn close(&self) -> Result<(), RecordError> {
+        self.ask(Command::Close).await
+    }
+
+    /// Verifies the log's checkpoints.
+    #[must_use]
+    pub const fn public_key(&self) -> VerifyingKey {
+        self.public_key
+    }
+
+    /// Figures since start.
+    #[must_use]
+    pub fn stats(&self) -> AuditStats {
+        let Totals { events, commits, bytes, failures } = *lock_of(&self.shared.totals);
+        AuditStats { events, commits, bytes, failures }
+    }
+
+    async fn ask(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<(), RecordError>>) -> Command,
+    ) -> Result<(), RecordError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| RecordError::Closed)?;
+        answer.await.unwrap_or(Err(RecordError::Closed))
+    }
+}
+
+impl std::fmt::Debug for AuditLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AuditLog").finish_non_exhaustive()
+    }
+}
+
+/// The task: gathers, commits, keeps the two rhythms.
+async fn run(config: AuditConfig, writer: Writer, mut commands: mpsc::Receiver<Command>, shared: Arc<Shared>) {
+    let mut task = Task { writer: Some(writer), shared, unwritten: Vec::new() };
+    let rhythm = |every: Duration| {
+        let mut ticks = interval_at(Instant::now() + every, every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    };
+    let (mut checkpoints, mut summaries) = (rhythm(config.checkpoint_every), rhythm(config.summary_every));
+    let mut batch = Vec::new();
+    loop {
+        tokio::select! {
+            received = commands.recv_many(&mut batch, BATCH_EVENTS_MAX) => {
+                let closed = received == 0 || task.serve(std::mem::take(&mut batch)).await;
+                if closed {
+                    break;
+                }
+            }
+            _ = checkpoints.tick() => { let _ = task.checkpoint(false).await; }
+            _ = summaries.tick() => { let _ = task.write_counts().await; }
+            () = task.shared.counts_full.notified() => { let _ = task.write_counts().await; }
+        }
+    }
+    if task.writer.is_some() && batch.is_empty() && commands.is_closed() {
+        let _ = task.close().await;
+    }
+}
+
+struct Task {
+    /// `None` while a blocking commit has it; for good if that panicked.
+    writer: Option<Writer>,
+    shared: Arc<Shared>,
+    /// Summaries whose commit failed.
+    unwritten: Vec<Event>,
+}
+
+impl Task {
+    /// Records all events of a batch in one commit, then does the rest in order. True after a close.
+    async fn serve(&mut self, batch: Vec<Command>) -> bool {
+        let (mut events, mut replies, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        for command in batch {
+            match command {
+                Command::Record(event, reply) => {
+                    events.push(*event);
+                    replies.push(reply);
+                }
+                other => others.push(other),
+            }
+        }
+        if !events.is_empty() {
+            let answers = self.record(events).await;
+            for (reply, answer) in replies.into_iter().zip(answers) {
+                let _ = reply.send(answer);
+            }
+        }
+        for command in others {
+            match command {
+                Command::Record(..) => {}
+                Command::WriteCounts(reply) => {
+                    let _ = reply.send(self.write_counts().await);
+                }
+                Command::Checkpoint(reply) => {
+                    let _ = reply.send(self.checkpoint(false).await);
+                }
+                Command::Close(reply) => {
+                    let result = self.close().await;
+                    self.writer = None;
+                    let _ = reply.send(result);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    async fn record(&mut self, events: Vec<Event>) -> Vec<Result<(), RecordError>> {
+        let len = events.len();
+        let now_ms = self.shared.clock.now_ms();
+        self.blocking(move |writer| writer.record(&events, now_ms))
+            .await
+            .unwrap_or_else(|| vec![Err(RecordError::Closed); len])
+    }
+
+    async fn write_counts(&mut self) -> Result<(), RecordError> {
+        self.unwritten.extend(lock_of(&self.shared.counts).take());
+        let mut result = Ok(());
+        let mut failed = Vec::new();
+        let events = std::mem::take(&mut self.unwritten);
+        for chunk in events.chunks(BATCH_EVENTS_MAX) {
+            for (event, answer) in chunk.iter().zip(self.record(chunk.to_vec()).await) {
+                if answer.is_err() {
+                    failed.push(event.clone());
+                }
+                result = result.and(answer);
+            }
+        }
+        // While the disk is full, counts go on in memory within their bound: what failed is counted again, not piled up.
+        let now_ms = self.shared.clock.now_ms();
+        let mut counts = lock_of(&self.shared.counts);
+        for event in failed {
+            let key = CountKey {
+                tenant: match event.tenant {
+                    Some(tenant) => tenant,
+                    None => continue,
+                },
+                principal: event.principal.unwrap_or_default(),
+                action: event.action,
+                resource: event.resource.unwrap_or_default(),
+                statement: event.statement,
+            };
+            counts.add(&key, event.count, now_ms);
+        }
         result
     }
 
-    fn write_pending(&mut self, pending: &Pending) -> io::Result<()> {
-        self.mend()?;
-        let number = pending.state.file_number;
-        if number != self.kept.file_number {
-            // Left over from a write that failed: nothing in it was ever acknowledged.
-            let file = create(&self.folder, &self.path(number))?;
-            self.file = Some((number, file));
-        }
-        let position = if number == self.kept.file_number { self.kept.len } else { 0 };
-        self.torn = true;
-        self.opened(number)?.write_all_at(&pending.bytes, position)
+    async fn checkpoint(&mut self, closed: bool) -> Result<(), RecordError> {
+        let now_ms = self.shared.clock.now_ms();
+        self.blocking(move |writer| writer.checkpoint(now_ms, closed)).await.unwrap_or(Err(RecordError::Closed))
     }
 
-    /// Makes the group durable.
-    ///
-    /// # Errors
-    /// Of the file system; then [`Log::settle`] with false.
-    pub fn sync(&mut self) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), |(_, file)| file.sync_data())
+    async fn close(&mut self) -> Result<(), RecordError> {
+        let counts = self.write_counts().await;
+        let end = Event::new(None, Class::System, Verdict::Allowed, "schloss:AuditLogClosed");
+        let end = self.record(vec![end]).await.into_iter().fold(Ok(()), Result::and);
+        counts.and(end).and(self.checkpoint(true).await)
     }
 
-    /// Ends the group: it is durable, or it never was.
-    pub fn settle(&mut self, durable: bool) -> Kept {
-        let Some(pending) = self.pending.take() else { return Kept::default() };
-        if durable {
-            let Pending { mut state, bytes, checkpoint } = pending;
-            state.len += bytes.len() as u64;
-            self.kept = state;
-            self.torn = false;
-            return Kept { bytes: bytes.len(), checkpoint };
-        }
-        if pending.state.file_number != self.kept.file_number {
-            // Where this fails, the next attempt empties the file.
-            drop(fs::remove_file(self.path(pending.state.file_number)));
-        }
-        // A failed sync may have dropped pages; the next attempt opens the file anew, cuts and writes them again.
-        if let Err(error) = self.mend() {
-            tracing::warn!(kind = ?error.kind(), "the tail of an audit file could not be cut yet");
-        }
-        self.file = None;
-        Kept::default()
-    }
-
-    /// Lets go of the open file.
-    pub fn release(&mut self) {
-        self.file = None;
-    }
-
-    /// True while a file is open.
-    #[must_use]
-    pub fn holds_file(&self) -> bool {
-        self.file.is_some()
-    }
-
-    /// Cuts off what is beyond the durable end.
-    fn mend(&mut self) -> io::Result<()> {
-        if !self.torn {
-            return Ok(());
-        }
-        if self.kept.file_number > 0 {
-            let len = self.kept.len;
-            self.file = None;
-            let file = self.opened(self.kept.file_number)?;
-            file.set_len(len)?;
-            file.sync_data()?;
-        }
-        self.torn = false;
-        Ok(())
-    }
-
-    fn opened(&mut self, number: u32) -> io::Result<&File> {
-        let open = match self.file.take() {
-            Some((open, file)) if open == number => file,
-            _ => OpenOptions::new().write(true).open(self.path(number))?,
-        };
-        Ok(&self.file.insert((number, open)).1)
-    }
-
-    fn path(&self, number: u32) -> PathBuf {
-        self.folder.join(folder::file_name(number))
+    /// Runs `work` where blocking is allowed. `None` when the writer is gone.
+    async fn blocking<T: Send + 'static>(&mut self, work: impl FnOnce(&mut Writer) -> T + Send + 'static) -> Option<T> {
+        let mut writer = self.writer.take()?;
+        let (writer, outcome) = tokio::task::spawn_blocking(move || {
+            let outcome = work(&mut writer);
+            (writer, outcome)
+        })
+        .await
+        .ok()?;
+        *lock_of(&self.shared.totals) = writer.totals;
+        self.writer = Some(writer);
+        Some(outcome)
     }
 }
 
-/// A new empty file whose name is durable.
-fn create(log_folder: &Path, path: &Path) -> io::Result<File> {
-    if !log_folder.is_dir() {
-        fs::create_dir_all(log_folder)?;
-        log_folder.parent().map_or(Ok(()), folder::sync_folder)?;
+fn lock(config: &AuditConfig) -> Result<File, AuditError> {
+    let path = config.folder.join("lock");
+    let io = |source| AuditError::Io { path: path.clone(), source };
+    fs::create_dir_all(&config.folder).map_err(io)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(AuditError::Locked { path: config.folder.clone() }),
+        Err(fs::TryLockError::Error(source)) => Err(io(source)),
     }
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    folder::sync_folder(log_folder)?;
-    Ok(file)
+}
+
+fn lock_of<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pen() -> Pen {
-        let signing = SigningKey::from_pkcs8(&SigningKey::generate_pkcs8()).unwrap();
-        Pen { cluster: "u".to_owned(), key: std::sync::Arc::new(DataKey::generate()), signing, file_bytes_max: 1 << 20 }
-    }
-
-    fn keep(log: &mut Log) {
-        log.write().unwrap();
-        log.sync().unwrap();
-        assert!(log.settle(true).bytes > 0);
-    }
-
-    #[test]
-    fn failed_write_leaves_the_chain_as_it_was_and_the_next_one_succeeds() {
-        let (folder, pen) = (tempfile::tempdir().unwrap(), pen());
-        let mut log = Log::new(folder.path(), "cluster");
-        log.event(&pen, b"one", 1);
-        keep(&mut log);
-        let (head, path) = (log.head(), log.path(1));
-        // A file opened for reading only refuses the write, like a full disk.
-        log.file = Some((1, File::open(&path).unwrap()));
-        log.event(&pen, b"two", 2);
-        log.write().unwrap_err();
-        assert_eq!(log.settle(false).bytes, 0);
-        assert_eq!(log.head(), head);
-        // And what such a write may leave behind:
-        let mut bytes = fs::read(&path).unwrap();
-        bytes.extend_from_slice(b"{\"v\":1,\"seq\":2,\"ti");
-        fs::write(&path, bytes).unwrap();
-        log.torn = true;
-        log.event(&pen, b"three", 3);
-        keep(&mut log);
-        let opened = Log::open(folder.path(), "cluster", &pen, None).map_err(|_| "broken").unwrap();
-        assert_eq!((opened.log.head(), opened.cut_bytes), (log.head(), 0));
-        assert_eq!(opened.log.kept.events, 2);
-    }
-
-    #[test]
-    fn new_file_whose_first_write_failed_is_gone() {
-        let (folder, mut pen) = (tempfile::tempdir().unwrap(), pen());
-        let mut log = Log::new(folder.path(), "cluster");
-        log.event(&pen, b"one", 1);
-        keep(&mut log);
-        pen.file_bytes_max = 1;
-        log.event(&pen, b"two", 2);
-        log.write().unwrap();
-        assert!(log.path(2).exists());
-        log.settle(false);
-        assert!(!log.path(2).exists());
-        log.event(&pen, b"three", 3);
-        keep(&mut log);
-        let opened = Log::open(folder.path(), "cluster", &pen, None).map_err(|_| "broken").unwrap();
-        assert_eq!((opened.log.head(), opened.log.kept.events), (log.head(), 2));
-    }
-
-    #[test]
-    fn new_file_that_holds_nothing_is_forgotten_at_the_next_start() {
-        let (folder, pen) = (tempfile::tempdir().unwrap(), pen());
-        let mut log = Log::new(folder.path(), "cluster");
-        log.event(&pen, b"one", 1);
-        keep(&mut log);
-        fs::write(log.path(2), b"{\"v\":1").unwrap();
-        let opened = Log::open(folder.path(), "cluster", &pen, None).map_err(|_| "broken").unwrap();
-        assert_eq!(opened.log.head(), log.head());
-        assert!(!log.path(2).exists());
-    }
-}
+mod tests;

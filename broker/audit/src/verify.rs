@@ -1,335 +1,298 @@
-//! Verifies an audit folder with nothing but the public key.
+//! Judges a log with nothing but the public key.
 //!
-//! In: files that anyone may have changed. Out: a [`Report`]: what stands, and the first bad place of each log.
-//!
-//! Invariant: reads what vouches before what is vouched for, so that a log that is written meanwhile still verifies.
-//!
-//! Must not: need the audit key, or change a file.
+//! Found: a line altered, deleted, inserted, swapped; a file missing, doubled or of another stream; a chain rewritten without the signing
+//! key, or signed by another; a stream cut back behind, or forked from, a line that the cluster's checkpoints or the caller's
+//! own copies name.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use schloss_core::TenantId;
 use schloss_crypto::signing::VerifyingKey;
 
-use crate::folder::{self, CLUSTER_LOG, Lines, NEWEST_FILE, RawLine};
-use crate::line::{Breach, Chain, Head, Heads, Kind, Line, hex, signed_by};
+use crate::line::{Body, FORMAT, Head, Line, checkpoint_message, genesis};
+use crate::stream::{AuditError, files, streams};
+use crate::{CLUSTER_STREAM, stream};
 
-const PEM_BEGIN: &str = "-----BEGIN PUBLIC KEY-----";
-const PEM_END: &str = "-----END PUBLIC KEY-----";
-/// How often, and how long each time, the end of a line that is being written is waited for.
-const TORN_WAITS: u32 = 20;
-const TORN_WAIT: Duration = Duration::from_millis(10);
+/// No line we write is longer: an event's texts are capped, a checkpoint names at most every stream.
+const LINE_BYTES_MAX: u64 = 16 << 20;
 
-/// Why nothing could be verified.
-#[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
-    /// The key.
-    #[error("not an Ed25519 public key in PEM form")]
-    PublicKey,
-    /// The folder.
-    #[error("audit folder `{folder}`: {source}")]
-    Io {
-        /// Where.
-        folder: PathBuf,
-        /// Why.
-        source: io::Error,
+/// A line known from elsewhere to have been in the log: a checkpoint somebody kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustedHead {
+    /// The stream.
+    pub stream: String,
+    /// The line.
+    pub head: Head,
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FaultKind {
+    /// The line's bytes are not what its hash says, or no line at all.
+    #[error("the line was altered, or is none")]
+    Altered,
+    /// The line does not follow the one before.
+    #[error("the line does not follow the one before: lines were deleted, inserted or swapped (number {expected} expected)")]
+    BrokenChain {
+        /// The number that should stand here.
+        expected: u64,
+    },
+    /// A file that does not begin as one.
+    #[error("the file does not begin as a file of this stream")]
+    NotAFile,
+    /// A number is missing among the files.
+    #[error("the file is missing")]
+    MissingFile,
+    /// The signature is not this key's.
+    #[error("the checkpoint is not signed by the log's key: something since line {since} was rewritten")]
+    BadSignature {
+        /// The last line known to be good.
+        since: u64,
+    },
+    /// The checkpoint's count is not the number of events.
+    #[error("the checkpoint counts {stated} events, {found} are there")]
+    WrongCount {
+        /// What it says.
+        stated: u64,
+        /// What is there.
+        found: u64,
+    },
+    /// A line named by a signed checkpoint elsewhere is not there.
+    #[error("the stream ends before line {expected}, which a signed checkpoint names: its end was cut off")]
+    CutOff {
+        /// The line's number.
+        expected: u64,
+    },
+    /// Another line stands where a signed checkpoint names one.
+    #[error("another line {seq} was signed elsewhere: the stream was forked")]
+    Forked {
+        /// The line's number.
+        seq: u64,
     },
 }
 
-/// The outcome.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// What stands, as far as it is whole.
-    pub logs: Vec<LogReport>,
-    /// The first bad place of each log, and what else does not belong.
-    pub faults: Vec<Fault>,
-}
-
-impl Report {
-    /// True when nothing was found.
-    #[must_use]
-    pub const fn is_whole(&self) -> bool {
-        self.faults.is_empty()
-    }
-}
-
-/// One log, up to its first bad place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogReport {
-    /// `cluster` or the tenant's account.
-    pub log: String,
-    /// The tenant, unless it is the cluster's.
-    pub tenant: Option<TenantId>,
-    /// Files.
-    pub files: usize,
-    /// Event lines.
-    pub events: u64,
-    /// Signed checkpoints.
-    pub checkpoints: u64,
-    /// When the newest was signed, milliseconds since 1970.
-    pub last_checkpoint_ms: Option<i64>,
-    /// Events after the newest checkpoint: chained, not yet signed.
-    pub events_unsigned: u64,
-    /// Number and hash of the newest line. Kept elsewhere, it shows later that the log was not put back.
-    pub head: Option<(u64, String)>,
-}
-
-/// A bad place.
+/// The first thing wrong in a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Relative to the folder.
+    /// In which file.
     pub file: PathBuf,
-    /// Counted from 1; 0 is the file as a whole.
+    /// On which line of it, from 1; 0 is the file as a whole.
     pub line: u64,
-    /// The number that should stand there, where there is one.
-    pub seq: Option<u64>,
-    /// What is wrong.
-    pub what: Breach,
+    /// The number of the line in the stream.
+    pub seq: u64,
+    /// What.
+    pub kind: FaultKind,
 }
 
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.file.display())?;
-        if self.line > 0 {
-            write!(f, ", line {}", self.line)?;
-        }
-        if let Some(seq) = self.seq {
-            write!(f, ", seq {seq}")?;
-        }
-        write!(f, ": {}", self.what)
+        write!(f, "{} line {} (number {}): {}", self.file.display(), self.line, self.seq, self.kind)
     }
 }
 
-/// Verifies every log in `folder`.
+/// What was found in one stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamReport {
+    /// Its name.
+    pub stream: String,
+    /// Good lines from the beginning.
+    pub lines: u64,
+    /// Events among them.
+    pub events: u64,
+    /// The newest checkpoint whose signature held. Keep it elsewhere.
+    pub last_checkpoint: Option<Head>,
+    /// Lines after it: chained, but not signed yet.
+    pub unsigned_lines: u64,
+    /// The first thing wrong.
+    pub fault: Option<Fault>,
+}
+
+/// What was found in a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Stream by stream, `cluster` first.
+    pub streams: Vec<StreamReport>,
+}
+
+impl Report {
+    /// True when nothing is wrong.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.streams.iter().all(|stream| stream.fault.is_none())
+    }
+
+    /// The first thing wrong.
+    #[must_use]
+    pub fn first_fault(&self) -> Option<&Fault> {
+        self.streams.iter().find_map(|stream| stream.fault.as_ref())
+    }
+}
+
+/// Judges the whole log in `folder`. `trusted` are checkpoints kept elsewhere; none is allowed.
 ///
 /// # Errors
-/// [`VerifyError`] when there is nothing to read or the key is none; what is wrong in the logs is in the report.
-pub fn verify(folder: &Path, public_key_pem: &str) -> Result<Report, VerifyError> {
-    let key = public_key_from_pem(public_key_pem).ok_or(VerifyError::PublicKey)?;
-    let failed = |source| VerifyError::Io { folder: folder.to_owned(), source };
-    let mut verifier = Verifier { folder, key, seen: BTreeMap::new(), cluster: None, report: Report::default() };
-    let newest = verifier.newest();
-    let listing = folder::logs(folder).map_err(failed)?;
-    for stranger in listing.strangers {
-        verifier.fault(&stranger, 0, None, Breach::Stranger);
+/// [`AuditError::Io`] when files cannot be read. What is wrong in them stands in the report.
+pub fn verify(folder: &Path, key: &VerifyingKey, trusted: &[TrustedHead]) -> Result<Report, AuditError> {
+    let mut names = streams(folder)?;
+    let mut anchors: BTreeMap<String, BTreeMap<u64, String>> = BTreeMap::new();
+    for TrustedHead { stream, head } in trusted {
+        anchors.entry(stream.clone()).or_default().insert(head.seq, head.hash.clone());
     }
-    verifier.log(CLUSTER_LOG);
-    let checkpoints = verifier.report.logs.first().map_or(0, |log| log.checkpoints);
-    // One checkpoint may stand alone: the very first start was cut off between the two.
-    if !newest && checkpoints > 1 {
-        verifier.fault(&folder.join(NEWEST_FILE), 0, None, Breach::FileMissing);
+    let mut report = Report::default();
+    // The cluster's stream first (it sorts so): it names lines of the others.
+    if !names.iter().any(|name| name == CLUSTER_STREAM) {
+        names.insert(0, CLUSTER_STREAM.to_owned());
     }
-    let mut tenants: Vec<String> = folder::logs(folder).map_err(failed)?.known;
-    tenants.extend(verifier.seen.keys().cloned());
-    tenants.sort_unstable();
-    tenants.dedup();
-    for name in tenants.iter().filter(|name| *name != CLUSTER_LOG) {
-        verifier.log(name);
-    }
-    Ok(verifier.report)
-}
-
-struct Verifier<'a> {
-    folder: &'a Path,
-    key: VerifyingKey,
-    /// Places of logs that signed checkpoints saw: hash by number.
-    seen: BTreeMap<String, BTreeMap<u64, [u8; 32]>>,
-    cluster: Option<String>,
-    report: Report,
-}
-
-/// A bad place of the log being walked.
-struct Bad {
-    file: PathBuf,
-    line: u64,
-    seq: Option<u64>,
-    what: Breach,
-}
-
-impl Verifier<'_> {
-    fn fault(&mut self, path: &Path, line: u64, seq: Option<u64>, what: Breach) {
-        let file = path.strip_prefix(self.folder).unwrap_or(path).to_owned();
-        self.report.faults.push(Fault { file, line, seq, what });
-    }
-
-    /// Reads the copy of the newest checkpoint; false when there is none.
-    fn newest(&mut self) -> bool {
-        let path = self.folder.join(NEWEST_FILE);
-        let bytes = match folder::read_if_there(&path) {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => return false,
-            Err(error) => {
-                self.fault(&path, 0, None, Breach::Unreadable { kind: error.kind() });
-                return true;
+    let mut judged = 0;
+    while let Some(name) = names.get(judged).cloned() {
+        let mut walk = Walk::new(folder, &name, *key, anchors.remove(&name).unwrap_or_default());
+        let fault = walk.run()?;
+        for (stream, head) in walk.named {
+            // SECURITY: a stream that is gone as a whole is still judged, and found cut off.
+            if !names.contains(&stream) {
+                names.push(stream.clone());
             }
-        };
-        let checked = bytes.strip_suffix(b"\n").ok_or(Breach::Torn).and_then(|raw| {
-            let line = Line::parse(raw)?;
-            match &line.kind {
-                Kind::Checkpoint { .. } if line.log != CLUSTER_LOG => Err(Breach::OtherLog { found: line.log }),
-                Kind::Checkpoint { .. } if signed_by(raw, &self.key) => Ok(line),
-                Kind::Checkpoint { .. } => Err(Breach::Signature),
-                _ => Err(Breach::Malformed),
-            }
+            anchors.entry(stream).or_default().insert(head.seq, head.hash);
+        }
+        if judged == 0 {
+            names.extend(anchors.keys().filter(|stream| !names.contains(stream)).cloned().collect::<Vec<_>>());
+        }
+        let unsigned_lines = walk.seq - walk.last_checkpoint.as_ref().map_or(0, |head| head.seq + 1);
+        report.streams.push(StreamReport {
+            stream: name,
+            lines: walk.seq,
+            events: walk.events,
+            last_checkpoint: walk.last_checkpoint,
+            unsigned_lines,
+            fault,
         });
-        match checked {
-            Ok(line) => {
-                self.seen.entry(CLUSTER_LOG.to_owned()).or_default().insert(line.seq, line.hash);
-                if let Kind::Checkpoint { heads, .. } = line.kind {
-                    self.note(heads);
-                }
-            }
-            Err(what) => self.fault(&path, 1, None, what),
-        }
-        true
+        judged += 1;
     }
+    Ok(report)
+}
 
-    /// Notes what a signed checkpoint saw.
-    fn note(&mut self, heads: Heads) {
-        for (log, Head { seq, hash }) in heads {
-            self.seen.entry(log).or_default().entry(seq).or_insert(hash);
-        }
-    }
+/// A walk along one stream.
+struct Walk {
+    stream: String,
+    folder: PathBuf,
+    key: VerifyingKey,
+    /// Lines that must be there.
+    anchors: BTreeMap<u64, String>,
+    /// Lines of other streams named here.
+    named: Vec<(String, Head)>,
+    seq: u64,
+    prev: String,
+    events: u64,
+    last_checkpoint: Option<Head>,
+}
 
-    /// Walks one log to its end or first bad place.
-    fn log(&mut self, name: &str) {
-        let mut report = LogReport {
-            log: name.to_owned(),
-            tenant: name.parse().ok(),
-            files: 0,
+impl Walk {
+    fn new(folder: &Path, name: &str, key: VerifyingKey, anchors: BTreeMap<u64, String>) -> Self {
+        Self {
+            stream: name.to_owned(),
+            folder: folder.join(name),
+            key,
+            anchors,
+            named: Vec::new(),
+            seq: 0,
+            prev: genesis(name),
             events: 0,
-            checkpoints: 0,
-            last_checkpoint_ms: None,
-            events_unsigned: 0,
-            head: None,
+            last_checkpoint: None,
+        }
+    }
+
+    /// Walks to the end or the first fault.
+    fn run(&mut self) -> Result<Option<Fault>, AuditError> {
+        let mut path = self.folder.join(stream::file_name(1));
+        for (expected, (number, found)) in (1..).zip(files(&self.folder)?) {
+            path = self.folder.join(stream::file_name(expected));
+            if number != expected || found != path {
+                return Ok(Some(self.fault(path, 0, FaultKind::MissingFile)));
+            }
+            if let Some((line, kind)) = self.file(&path)? {
+                return Ok(Some(self.fault(path, line, kind)));
+            }
+        }
+        if self.seq == 0 && self.anchors.is_empty() {
+            return Ok(Some(self.fault(path, 0, FaultKind::MissingFile)));
+        }
+        let expected = self.anchors.last_key_value().map(|(seq, _)| *seq).filter(|seq| *seq >= self.seq);
+        Ok(expected.map(|expected| self.fault(path, 0, FaultKind::CutOff { expected })))
+    }
+
+    fn file(&mut self, path: &Path) -> Result<Option<(u64, FaultKind)>, AuditError> {
+        let io = |source| AuditError::Io { path: path.into(), source };
+        if fs::metadata(path).map_err(io)?.len() == 0 {
+            return Ok(Some((0, FaultKind::NotAFile)));
+        }
+        let mut reader = BufReader::new(File::open(path).map_err(io)?);
+        let mut raw = Vec::new();
+        for at in 1.. {
+            raw.clear();
+            reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut raw).map_err(io)?;
+            if raw.is_empty() {
+                break;
+            }
+            if let Some(kind) = self.line(at, &raw) {
+                return Ok(Some((at, kind)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn line(&mut self, at: u64, raw: &[u8]) -> Option<FaultKind> {
+        let Some((line, hash)) = raw.strip_suffix(b"\n").and_then(Line::parse) else {
+            return Some(FaultKind::Altered);
         };
-        let walked = self.walk(name, &mut report);
-        self.report.logs.push(report);
-        if let Err(bad) = walked {
-            self.fault(&bad.file, bad.line, bad.seq, bad.what);
+        let begins = matches!(&line.body, Body::Open { format: FORMAT, stream, .. } if *stream == self.stream);
+        if at == 1 && !begins {
+            return Some(FaultKind::NotAFile);
         }
-    }
-
-    fn walk(&mut self, name: &str, report: &mut LogReport) -> Result<(), Bad> {
-        let log_folder = self.folder.join(name);
-        let path = |number: u32| log_folder.join(folder::file_name(number));
-        let whole = |file: PathBuf, what| Bad { file, line: 0, seq: None, what };
-        let listing = match folder::files(&log_folder) {
-            Ok(listing) => listing,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(whole(path(1), Breach::FileMissing)),
-            Err(error) => return Err(whole(log_folder.clone(), Breach::Unreadable { kind: error.kind() })),
-        };
-        for stranger in listing.strangers {
-            self.fault(&stranger, 0, None, Breach::Stranger);
+        if line.seq != self.seq || line.prev != self.prev {
+            return Some(FaultKind::BrokenChain { expected: self.seq });
         }
-        let mut chain = Chain::new(name, self.cluster.as_deref());
-        let (mut newest, mut lines) = (path(1), 0);
-        let last = listing.known.last().copied().unwrap_or(0);
-        for (number, expected) in listing.known.iter().zip(1..) {
-            if *number != expected {
-                return Err(Bad { file: path(expected), line: 0, seq: Some(chain.next_seq), what: Breach::FileMissing });
-            }
-            report.files += 1;
-            newest = path(*number);
-            lines = self.file(&newest, *number == last, &mut chain, report)?;
+        if self.anchors.get(&line.seq).is_some_and(|anchor| *anchor != hash) {
+            return Some(FaultKind::Forked { seq: line.seq });
         }
-        self.cluster = self.cluster.take().or_else(|| chain.cluster().map(str::to_owned));
-        if last == 0 && (name == CLUSTER_LOG || self.seen.contains_key(name)) {
-            return Err(whole(path(1), Breach::FileMissing));
-        }
-        let unseen = self.seen.get(name).and_then(|seen| seen.last_key_value()).filter(|(seq, _)| **seq >= chain.next_seq);
-        if let Some((seq, _)) = unseen {
-            return Err(Bad { file: newest, line: lines + 1, seq: Some(chain.next_seq), what: Breach::Cut { seq: *seq } });
-        }
-        // A tenant's log that no checkpoint knows yet may be at its very beginning; the cluster's is signed before anything else is done.
-        if chain.next_seq == 0 && name == CLUSTER_LOG {
-            return Err(Bad { file: newest, line: 1, seq: Some(0), what: Breach::Beginning });
-        }
-        Ok(())
-    }
-
-    /// Walks one file; returns its number of lines.
-    fn file(&mut self, path: &Path, is_last: bool, chain: &mut Chain, report: &mut LogReport) -> Result<u64, Bad> {
-        let bad = |line, seq, what| Bad { file: path.to_owned(), line, seq: Some(seq), what };
-        let unreadable = |line, seq, error: io::Error| bad(line, seq, Breach::Unreadable { kind: error.kind() });
-        let mut lines = Lines::open(path, 0).map_err(|error| unreadable(0, chain.next_seq, error))?;
-        let mut count = 0;
-        while let Some(raw) = whole_line(&mut lines, is_last).map_err(|error| unreadable(count + 1, chain.next_seq, error))? {
-            count += 1;
-            let seq = chain.next_seq;
-            let line = match chain.follow(&raw.bytes) {
-                Ok(line) if raw.whole => line,
-                Ok(_) => return Err(bad(count, seq, Breach::Torn)),
-                // An altered LF joins two lines; what is not whole at the very end is told as torn.
-                Err(_) if !raw.whole => return Err(bad(count, seq, Breach::Torn)),
-                Err(what) => return Err(bad(count, seq, what)),
-            };
-            if matches!(line.kind, Kind::Checkpoint { .. }) && !signed_by(&raw.bytes, &self.key) {
-                return Err(bad(count, seq, Breach::Signature));
-            }
-            if self.seen.get(&line.log).and_then(|seen| seen.get(&seq)).is_some_and(|hash| *hash != line.hash) {
-                return Err(bad(count, seq, Breach::Forked));
-            }
-            if count == 1 && seq > 0 && !matches!(line.kind, Kind::Checkpoint { .. }) {
-                return Err(bad(count, seq, Breach::NoCheckpoint));
-            }
-            self.take(line, report);
-        }
-        if count == 0 && !is_last {
-            return Err(bad(1, chain.next_seq, Breach::NoCheckpoint));
-        }
-        Ok(count)
-    }
-
-    /// Takes a line that is right.
-    fn take(&mut self, line: Line, report: &mut LogReport) {
-        report.head = Some((line.seq, hex(&line.hash)));
-        match line.kind {
-            Kind::Begin { .. } => {}
-            Kind::Event { .. } => {
-                report.events += 1;
-                report.events_unsigned += 1;
-            }
-            Kind::Checkpoint { heads, .. } => {
-                report.checkpoints += 1;
-                report.last_checkpoint_ms = Some(line.time_ms);
-                report.events_unsigned = 0;
-                if line.log == CLUSTER_LOG {
-                    self.note(heads);
+        match &line.body {
+            Body::Open { .. } if begins => {}
+            Body::Open { .. } => return Some(FaultKind::NotAFile),
+            Body::Event { .. } => self.events += 1,
+            Body::Checkpoint { .. } => {
+                if let Some(kind) = self.checkpoint(&line) {
+                    return Some(kind);
                 }
+                self.last_checkpoint = Some(Head { seq: line.seq, hash: hash.clone() });
             }
         }
+        self.seq += 1;
+        self.prev = hash;
+        None
     }
-}
 
-/// The next line; the end of a log that is being written is waited for a little.
-fn whole_line(lines: &mut Lines, wait: bool) -> io::Result<Option<RawLine>> {
-    let mut line = lines.next_line()?;
-    for _ in 0..TORN_WAITS {
-        if !wait || line.as_ref().is_none_or(|line| line.whole) {
-            break;
+    fn checkpoint(&mut self, line: &Line) -> Option<FaultKind> {
+        let Body::Checkpoint { events, streams, closed, signature } = &line.body else { return None };
+        let place = (line.seq, line.time, line.prev.as_str());
+        let message = checkpoint_message(&self.stream, place, *events, streams, *closed);
+        let signature = BASE64.decode(signature).unwrap_or_default();
+        if !self.key.verify(&message, &signature) {
+            let since = self.last_checkpoint.as_ref().map_or(0, |head| head.seq);
+            return Some(FaultKind::BadSignature { since });
         }
-        std::thread::sleep(TORN_WAIT);
-        line = lines.next_line()?;
+        if *events != self.events {
+            return Some(FaultKind::WrongCount { stated: *events, found: self.events });
+        }
+        if self.stream == CLUSTER_STREAM {
+            self.named.extend(streams.iter().map(|(name, head)| (name.clone(), head.clone())));
+        }
+        None
     }
-    Ok(line)
-}
 
-/// The PEM form of a public key.
-#[must_use]
-pub fn public_key_to_pem(key: &VerifyingKey) -> String {
-    format!("{PEM_BEGIN}\n{}\n{PEM_END}\n", BASE64.encode(key.to_spki()))
-}
-
-/// The inverse of [`public_key_to_pem`]; blanks and line ends do not matter.
-#[must_use]
-pub fn public_key_from_pem(pem: &str) -> Option<VerifyingKey> {
-    let inner = pem.trim().strip_prefix(PEM_BEGIN)?.strip_suffix(PEM_END)?;
-    let text: String = inner.split_ascii_whitespace().collect();
-    VerifyingKey::from_spki(&BASE64.decode(text).ok()?).ok()
+    fn fault(&self, file: PathBuf, line: u64, kind: FaultKind) -> Fault {
+        Fault { file, line, seq: self.seq, kind }
+    }
 }

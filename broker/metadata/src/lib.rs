@@ -81,6 +81,8 @@ pub trait Metadata: Send + Sync {
     async fn acquire(&self, shard: ShardId, writer: [u8; 16], at_least: u64) -> Result<ShardRow, MetadataError>;
     /// Confirms an opened epoch and records where past ones were sealed.
     async fn confirm(&self, guard: ShardGuard, sealed: Vec<(u64, u64)>) -> Result<(), MetadataError>;
+    /// Where past epochs of a shard ended: (epoch, last sequence number).
+    async fn sealed_epochs(&self, shard: ShardId) -> Result<Vec<(u64, u64)>, MetadataError>;
     /// All partitions.
     async fn partitions(&self) -> Result<Vec<PartitionRow>, MetadataError>;
     /// All parts of segments, in order of partition and offset.

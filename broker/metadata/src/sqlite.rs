@@ -316,6 +316,13 @@ impl Metadata for SqliteMetadata {
         .await
     }
 
+    async fn sealed_epochs(&self, shard: ShardId) -> Result<Vec<(u64, u64)>, MetadataError> {
+        self.run(move |sql| {
+            list(sql, "SELECT epoch, end_seq FROM epochs WHERE shard = ?1 ORDER BY epoch", &[&shard.0], |row| Ok((unsigned(column(row, 0)?, "epochs")?, unsigned(column(row, 1)?, "epochs")?)))
+        })
+        .await
+    }
+
     async fn partitions(&self) -> Result<Vec<PartitionRow>, MetadataError> {
         self.run(|sql| {
             list(sql, "SELECT topic_id, idx, tenant, shard, log_start FROM partitions", &[], |row| {

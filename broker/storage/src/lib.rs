@@ -1,1 +1,38 @@
-//! placeholder
+//! The log engine: one write-ahead log per shard, a tail in memory, sealed immutable segments, recovery.
+//!
+//! In: [`ValidBatch`](schloss_wire::batch::ValidBatch)es and state records. Out: offsets once durable, batches as slices.
+//!
+//! ```text
+//! submit → shard thread: check sequences, assign offsets, gather → entry: one section per tenant, sealed → file, fdatasync
+//!        → publish: tail, high watermark, watchers → replies        flush: tail → segments → one SQL transaction → checkpoint
+//! ```
+//!
+//! Invariants
+//! - Nothing is answered, shown or counted before the entry that holds it is on disk.
+//! - Offsets of a partition have no gap and never come twice; a failed write gives back what it had assigned.
+//! - Each start takes a new epoch and never appends to an old one, so no entry id is sealed twice.
+//! - A flush adds segments, state and checkpoint in one transaction guarded by epoch and writer.
+//!
+//! Must not: know names of topics, hold a lock across `.await`, answer from bytes whose tag was not checked.
+
+mod engine;
+mod error;
+mod flush;
+mod keys;
+mod maintenance;
+mod partition;
+mod producer;
+mod read;
+mod recovery;
+mod segment;
+mod shard;
+mod stats;
+mod wal;
+
+pub use engine::{Engine, EngineConfig};
+pub use error::{AppendError, LogError, OpenError, ReadError};
+pub use keys::{KeyTrouble, TenantKeys, stored_key};
+pub use partition::{LogConfig, Offsets, Watch};
+pub use read::Read;
+pub use shard::{Appended, StateRecord};
+pub use stats::EngineStats;

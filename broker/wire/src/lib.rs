@@ -22,6 +22,8 @@
 
 pub mod batch;
 pub mod frame;
+// As its generator writes it.
+#[rustfmt::skip]
 mod layout_table;
 pub mod request;
 pub mod response;

@@ -7,8 +7,13 @@
 //! - The response of ApiVersions always has header version 0, so that any client can read it.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{ApiKey, ResponseHeader, ResponseKind};
+use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::{ApiKey, ApiVersionsResponse, ResponseHeader, ResponseKind};
 use kafka_protocol::protocol::Encodable;
+use schloss_core::ErrorCode;
+
+use crate::request::API_VERSIONS;
+use crate::versions::{self, ApiRange};
 
 /// Why an answer could not be written. Always a mistake of ours; the connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,12 +46,7 @@ const FETCH_FLEXIBLE: i16 = 12;
 ///
 /// # Errors
 /// [`EncodeError`] when the body is not one of this API and version.
-pub fn encode(
-    api_key: i16,
-    api_version: i16,
-    correlation_id: i32,
-    body: &ResponseKind,
-) -> Result<Bytes, EncodeError> {
+pub fn encode(api_key: i16, api_version: i16, correlation_id: i32, body: &ResponseKind) -> Result<Bytes, EncodeError> {
     let mut frame = BytesMut::with_capacity(256);
     frame.put_u32(0);
     put_header(&mut frame, api_key, api_version, correlation_id)?;
@@ -56,12 +56,7 @@ pub fn encode(
     Ok(frame.freeze())
 }
 
-fn put_header(
-    frame: &mut BytesMut,
-    api_key: i16,
-    api_version: i16,
-    correlation_id: i32,
-) -> Result<(), EncodeError> {
+fn put_header(frame: &mut BytesMut, api_key: i16, api_version: i16, correlation_id: i32) -> Result<(), EncodeError> {
     let key = ApiKey::try_from(api_key).map_err(|()| EncodeError::ApiKey { api_key })?;
     ResponseHeader::default()
         .with_correlation_id(correlation_id)
@@ -73,6 +68,28 @@ fn put_length(frame: &mut BytesMut, length: usize) -> Result<(), EncodeError> {
     let length = i32::try_from(length).map_err(|_| EncodeError::TooLong)?;
     frame.get_mut(..4).ok_or(EncodeError::TooLong)?.copy_from_slice(&length.to_be_bytes());
     Ok(())
+}
+
+/// The body of an ApiVersions response: everything advertised.
+#[must_use]
+pub fn api_versions() -> ApiVersionsResponse {
+    ApiVersionsResponse::default().with_api_keys(versions::advertised().iter().map(stated).collect())
+}
+
+/// The frame that answers an ApiVersions request of an unknown version: version 0, `UNSUPPORTED_VERSION` and the range
+/// of this one API, with which the client asks again (KIP-511).
+///
+/// # Errors
+/// None in practice; [`EncodeError`] as any encoding.
+pub fn refuse_api_versions(correlation_id: i32) -> Result<Bytes, EncodeError> {
+    let body = ApiVersionsResponse::default()
+        .with_error_code(ErrorCode::UNSUPPORTED_VERSION.code())
+        .with_api_keys(versions::range_of(API_VERSIONS).iter().map(stated).collect());
+    encode(API_VERSIONS, 0, correlation_id, &ResponseKind::ApiVersions(body))
+}
+
+fn stated(range: &ApiRange) -> ApiVersion {
+    ApiVersion::default().with_api_key(range.key).with_min_version(range.min).with_max_version(range.max)
 }
 
 /// A Fetch response, versions 4 to 18.
@@ -145,11 +162,7 @@ impl Default for FetchedPartition {
 ///
 /// # Errors
 /// [`EncodeError`] for a version outside 4 to 18, or more than 2 GiB.
-pub fn encode_fetch(
-    api_version: i16,
-    correlation_id: i32,
-    answer: FetchAnswer,
-) -> Result<Vec<Bytes>, EncodeError> {
+pub fn encode_fetch(api_version: i16, correlation_id: i32, answer: FetchAnswer) -> Result<Vec<Bytes>, EncodeError> {
     if !(4..=18).contains(&api_version) {
         return Err(EncodeError::Body { api_key: FETCH, api_version });
     }
@@ -179,11 +192,7 @@ pub fn encode_fetch(
     pieces.finish()
 }
 
-fn put_partition(
-    pieces: &mut Pieces,
-    api_version: i16,
-    partition: FetchedPartition,
-) -> Result<(), EncodeError> {
+fn put_partition(pieces: &mut Pieces, api_version: i16, partition: FetchedPartition) -> Result<(), EncodeError> {
     pieces.open.put_i32(partition.index);
     pieces.open.put_i16(partition.error_code);
     pieces.open.put_i64(partition.high_watermark);
@@ -323,11 +332,7 @@ mod tests {
         let topic = FetchedTopic {
             name: "orders".into(),
             id: [5; 16],
-            partitions: vec![
-                partition(0, batches.clone()),
-                FetchedPartition::default(),
-                partition(2, batches),
-            ],
+            partitions: vec![partition(0, batches.clone()), FetchedPartition::default(), partition(2, batches)],
         };
         FetchAnswer { throttle_time_ms: 3, error_code: 0, session_id: 77, topics: vec![topic] }
     }
@@ -361,9 +366,8 @@ mod tests {
                     data.diverging_epoch = EpochEndOffset::default().with_epoch(epoch).with_end_offset(end);
                 }
                 if let (12.., Some((leader, epoch))) = (version, partition.current_leader) {
-                    data.current_leader = LeaderIdAndEpoch::default()
-                        .with_leader_id(BrokerId(leader))
-                        .with_leader_epoch(epoch);
+                    data.current_leader =
+                        LeaderIdAndEpoch::default().with_leader_id(BrokerId(leader)).with_leader_epoch(epoch);
                 }
                 data
             });
@@ -375,9 +379,8 @@ mod tests {
             }
             topic_form
         });
-        let mut response = FetchResponse::default()
-            .with_throttle_time_ms(answer.throttle_time_ms)
-            .with_responses(topics.collect());
+        let mut response =
+            FetchResponse::default().with_throttle_time_ms(answer.throttle_time_ms).with_responses(topics.collect());
         if version >= 7 {
             response.session_id = answer.session_id;
         }
@@ -409,6 +412,23 @@ mod tests {
             let empty = if version >= 3 { 1 + 1 } else { 4 };
             let throttle = if version >= 1 { 4 } else { 0 };
             assert_eq!(frame.len(), 4 + 4 + 2 + empty + throttle, "version {version}");
+        }
+    }
+
+    #[test]
+    fn unknown_api_versions_version_is_answered_in_version_0_with_the_range() {
+        let frame = refuse_api_versions(5).unwrap();
+        assert_eq!(frame[4..], [0, 0, 0, 5, 0, 35, 0, 0, 0, 1, 0, 18, 0, 0, 0, 4]);
+    }
+
+    #[test]
+    fn every_advertised_api_is_told_in_every_version() {
+        for version in 0..=4 {
+            let body = ResponseKind::ApiVersions(api_versions());
+            let mut frame = encode(18, version, 5, &body).unwrap().slice(8..);
+            let read = ResponseKind::decode(ApiKey::ApiVersions, &mut frame, version).unwrap();
+            let ResponseKind::ApiVersions(read) = read else { panic!("another body") };
+            assert_eq!(read.api_keys.len(), versions::advertised().len());
         }
     }
 

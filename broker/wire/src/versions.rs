@@ -28,36 +28,36 @@ const fn range(key: i16, min: i16, max: i16) -> ApiRange {
 
 /// Sorted by key.
 static ADVERTISED: [ApiRange; 30] = [
-    range(0, 0, 13),  // Produce
-    range(1, 4, 18),  // Fetch
-    range(2, 1, 10),  // ListOffsets
-    range(3, 0, 13),  // Metadata
-    range(8, 2, 9),   // OffsetCommit
-    range(9, 1, 9),   // OffsetFetch
-    range(10, 0, 6),  // FindCoordinator
-    range(11, 0, 9),  // JoinGroup
-    range(12, 0, 4),  // Heartbeat
-    range(13, 0, 5),  // LeaveGroup
-    range(14, 0, 5),  // SyncGroup
-    range(15, 0, 6),  // DescribeGroups
-    range(16, 0, 5),  // ListGroups
-    range(18, 0, 4),  // ApiVersions
-    range(19, 2, 7),  // CreateTopics
-    range(20, 1, 6),  // DeleteTopics
-    range(21, 0, 2),  // DeleteRecords
-    range(22, 0, 5),  // InitProducerId
-    range(23, 2, 4),  // OffsetForLeaderEpoch
-    range(32, 1, 4),  // DescribeConfigs
-    range(33, 0, 2),  // AlterConfigs
-    range(35, 1, 4),  // DescribeLogDirs
-    range(37, 0, 3),  // CreatePartitions
-    range(42, 0, 2),  // DeleteGroups
-    range(44, 0, 1),  // IncrementalAlterConfigs
-    range(47, 0, 0),  // OffsetDelete
-    range(60, 0, 2),  // DescribeCluster
-    range(71, 0, 0),  // GetTelemetrySubscriptions
-    range(72, 0, 0),  // PushTelemetry
-    range(75, 0, 0),  // DescribeTopicPartitions
+    range(0, 0, 13), // Produce
+    range(1, 4, 18), // Fetch
+    range(2, 1, 10), // ListOffsets
+    range(3, 0, 13), // Metadata
+    range(8, 2, 9),  // OffsetCommit
+    range(9, 1, 9),  // OffsetFetch
+    range(10, 0, 6), // FindCoordinator
+    range(11, 0, 9), // JoinGroup
+    range(12, 0, 4), // Heartbeat
+    range(13, 0, 5), // LeaveGroup
+    range(14, 0, 5), // SyncGroup
+    range(15, 0, 6), // DescribeGroups
+    range(16, 0, 5), // ListGroups
+    range(18, 0, 4), // ApiVersions
+    range(19, 2, 7), // CreateTopics
+    range(20, 1, 6), // DeleteTopics
+    range(21, 0, 2), // DeleteRecords
+    range(22, 0, 5), // InitProducerId
+    range(23, 2, 4), // OffsetForLeaderEpoch
+    range(32, 1, 4), // DescribeConfigs
+    range(33, 0, 2), // AlterConfigs
+    range(35, 1, 4), // DescribeLogDirs
+    range(37, 0, 3), // CreatePartitions
+    range(42, 0, 2), // DeleteGroups
+    range(44, 0, 1), // IncrementalAlterConfigs
+    range(47, 0, 0), // OffsetDelete
+    range(60, 0, 2), // DescribeCluster
+    range(71, 0, 0), // GetTelemetrySubscriptions
+    range(72, 0, 0), // PushTelemetry
+    range(75, 0, 0), // DescribeTopicPartitions
 ];
 
 /// Everything ApiVersions tells, sorted by key.

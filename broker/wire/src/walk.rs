@@ -227,13 +227,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn array(
-        &mut self,
-        nullable: bool,
-        element: &'static Shape,
-        compact: bool,
-        depth: usize,
-    ) -> Result<(), WalkError> {
+    fn array(&mut self, nullable: bool, element: &'static Shape, compact: bool, depth: usize) -> Result<(), WalkError> {
         let at = self.at;
         let Some(count) = self.length(compact, Width::Four, nullable, true)? else { return Ok(()) };
         // SECURITY: the decoder reserves memory for `count` elements at once; so many must really be able to follow.
@@ -295,8 +289,20 @@ impl<'a> Walk<'a> {
         }
         Ok(match shape {
             Shape::Fixed(size) => *size,
-            Shape::Text { .. } => if compact { 1 } else { 2 },
-            Shape::Blob { .. } | Shape::Array { .. } => if compact { 1 } else { 4 },
+            Shape::Text { .. } => {
+                if compact {
+                    1
+                } else {
+                    2
+                }
+            }
+            Shape::Blob { .. } | Shape::Array { .. } => {
+                if compact {
+                    1
+                } else {
+                    4
+                }
+            }
             Shape::Option(_) => 1,
             Shape::Struct(layout) => {
                 let compact = self.version >= layout.flexible_since;

@@ -208,4 +208,38 @@ mod tests {
         }
         assert_eq!(by_code("k", Some("InvalidCiphertextException")), KeyError::ContextMismatch);
     }
+
+    /// Runs against any KMS server: `SCHLOSS_TEST_KMS_ENDPOINT`, and two of its keys in `SCHLOSS_TEST_KMS_KEYS`, comma between.
+    #[tokio::test]
+    #[ignore = "needs a KMS server; the black-box suite starts one and runs this"]
+    async fn data_key_is_made_opened_and_moved_by_a_real_server() {
+        let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("set {name}"));
+        let keys = variable("SCHLOSS_TEST_KMS_KEYS");
+        let (first, second) = keys.split_once(',').unwrap();
+        let kms = AwsKms::new(AwsKmsConfig {
+            region: "eu-central-1".into(),
+            endpoint: Some(variable("SCHLOSS_TEST_KMS_ENDPOINT")),
+            credentials: AwsCredentials::Fixed {
+                access_key_id: "AKIDEXAMPLE".into(),
+                secret_access_key: Zeroizing::new("secret".into()),
+                session_token: None,
+            },
+            timeout: Duration::from_secs(10),
+        })
+        .await;
+        let purpose = schloss_crypto::Purpose::Metadata { generation: 0 };
+        let context = EncryptionContext { cluster: [1; 16], tenant: [2; 16], purpose };
+        let (key, blob) = kms.generate_data_key(first, &context).await.unwrap();
+        let sealed = schloss_crypto::seal_value(&key, b"", b"same key");
+        let opened = kms.decrypt(first, &blob, &context).await.unwrap();
+        assert_eq!(schloss_crypto::open_value(&opened, b"", &sealed).unwrap(), b"same key");
+        let other = EncryptionContext { tenant: [3; 16], ..context };
+        assert_eq!(kms.decrypt(first, &blob, &other).await.unwrap_err(), KeyError::ContextMismatch);
+        let moved = kms.re_encrypt(first, &blob, second, &context).await.unwrap();
+        let opened = kms.decrypt(second, &moved, &context).await.unwrap();
+        assert_eq!(schloss_crypto::open_value(&opened, b"", &sealed).unwrap(), b"same key");
+        assert_eq!(kms.describe(first).await, Ok(KeyState::Enabled));
+        let unknown = kms.describe("00000000-0000-0000-0000-000000000000").await.unwrap_err();
+        assert!(matches!(unknown, KeyError::Denied { why: Denial::NotFound, .. }), "{unknown}");
+    }
 }

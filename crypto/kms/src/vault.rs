@@ -191,7 +191,7 @@ impl Vault {
     }
 
     /// Asks the KMS about tenants used within `every` whose last verdict is older than that, and forgets keys past every age.
-    /// Call it every `every` (30 s bounds how late a disabled key is noticed).
+    /// Called every third of `every`, it bounds how late a disabled key is noticed by `every` (30 s).
     pub async fn probe(&self, every: Duration) {
         lock(&self.cache).forget_older_than(self.config.proof_age_max.max(self.config.outage_grace));
         let due: Vec<[u8; 16]> = lock(&self.seen)
@@ -339,7 +339,8 @@ impl Vault {
         }
     }
 
-    fn touch(&self, tenant: [u8; 16]) {
+    /// Says that a tenant's key is in use, for rooms that hold on to an opened key: only tenants in use are probed.
+    pub fn mark_used(&self, tenant: [u8; 16]) {
         if let Some(seen) = lock(&self.seen).get_mut(&tenant) {
             seen.used = Instant::now();
         }
@@ -398,7 +399,7 @@ impl Vault {
     fn cached(&self, id: &CacheKey) -> Option<Arc<DataKey>> {
         let key = lock(&self.cache).find(id, self.config.proof_age_max)?;
         self.counters.cache_hits.fetch_add(1, Relaxed);
-        self.touch(id.context.tenant);
+        self.mark_used(id.context.tenant);
         Some(key)
     }
 }

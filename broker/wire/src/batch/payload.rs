@@ -4,7 +4,7 @@
 //!
 //! Invariants
 //! - No buffer grows with a claimed size: Snappy's claim is held against the budget and against the best ratio the
-//!   format can reach, Zstandard's window is at most 8 MiB, LZ4's block at most the format's 4 MiB.
+//!   format can reach, Zstandard's window is at most 8 MiB, LZ4's block at most the format's 8 MiB (legacy frames).
 //!
 //! Must not: keep more than one block decompressed.
 
@@ -136,9 +136,8 @@ impl<'a> Snappy<'a> {
         }
         self.block.clear();
         self.block.resize(claimed, 0);
-        let count = snap::raw::Decoder::new()
-            .decompress(block, &mut self.block)
-            .map_err(|_| io::ErrorKind::InvalidData)?;
+        let count =
+            snap::raw::Decoder::new().decompress(block, &mut self.block).map_err(|_| io::ErrorKind::InvalidData)?;
         self.block.truncate(count);
         self.at = 0;
         Ok(())

@@ -61,9 +61,7 @@ pub(super) fn scan<E: From<RecordError>>(
         Codec::Gzip => walk(payload::gzip(payload, budget), count, each),
         Codec::Snappy => walk(payload::snappy(payload, budget), count, each),
         Codec::Lz4 => walk(payload::lz4(payload, budget), count, each),
-        Codec::Zstd => {
-            walk(payload::zstd(payload, budget).map_err(|_| RecordError::Compression)?, count, each)
-        }
+        Codec::Zstd => walk(payload::zstd(payload, budget).map_err(|_| RecordError::Compression)?, count, each),
     }
 }
 

@@ -8,9 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crc_fast::{CrcAlgorithm, Digest};
 use schloss_core::ErrorCode;
 
-use super::header::{
-    BatchHeader, CHECKED_FROM, CRC_AT, Codec, HEADER_BYTES, LOG_APPEND_TIME, MAGIC_AT, TimestampType,
-};
+use super::header::{BatchHeader, CHECKED_FROM, CRC_AT, Codec, HEADER_BYTES, LOG_APPEND_TIME, MAGIC_AT, TimestampType};
 use super::payload::Budget;
 use super::records::{Go, RecordError, RecordFacts, scan};
 
@@ -184,10 +182,7 @@ impl From<&BatchError> for ErrorCode {
             | BatchError::Producer
             | BatchError::KeyMissing
             | BatchError::Record(
-                RecordError::Framing
-                | RecordError::OffsetDelta
-                | RecordError::Trailing
-                | RecordError::Compression,
+                RecordError::Framing | RecordError::OffsetDelta | RecordError::Trailing | RecordError::Compression,
             ) => Self::INVALID_RECORD,
         }
     }
@@ -314,12 +309,7 @@ impl ValidBatch {
 
     /// The header with its place in the log. With `log_append_ms` the batch takes the broker's time.
     #[must_use]
-    pub fn assign_head(
-        &self,
-        base_offset: i64,
-        leader_epoch: i32,
-        log_append_ms: Option<i64>,
-    ) -> [u8; HEADER_BYTES] {
+    pub fn assign_head(&self, base_offset: i64, leader_epoch: i32, log_append_ms: Option<i64>) -> [u8; HEADER_BYTES] {
         let fields = BatchHeader::read(&self.head);
         let (was_attributes, was_max) = fields.map_or((0, 0), |head| (head.attributes, head.max_timestamp));
         let (attributes, max_timestamp) = match log_append_ms {

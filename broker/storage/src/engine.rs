@@ -1,0 +1,607 @@
+//! The engine: shards, their partitions, and the public verbs.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::ObjectStore;
+use quick_cache::sync::Cache;
+use schloss_core::{Clock, ClusterId, PartitionId, ShardId, TenantId, TopicId};
+use schloss_crypto::KeyVault;
+use schloss_metadata::{Metadata, PartitionRow, TopicRow};
+use schloss_wire::batch::{self, Budget, ValidBatch};
+use tokio::sync::oneshot;
+
+use crate::error::{AppendError, LogError, OpenError, ReadError};
+use crate::flush::Flusher;
+use crate::keys::TenantKeys;
+use crate::maintenance;
+use crate::partition::{LogConfig, Offsets, Part, Partition, Watch};
+use crate::read::{ByBytes, Read, Reader};
+use crate::recovery::Recovery;
+use crate::segment::{Segment, whole};
+use crate::shard::{self, Appended, Command, OWN_STATE, Shard, ShardLimits, ShardShared, StateRecord};
+use crate::stats::{Counters, EngineStats};
+use crate::wal::file::{FILE_BYTES, FileWal};
+
+/// Erased this long after the last partition let go of a segment, so that running reads end first.
+const ERASE_GRACE_MS: i64 = 2_000;
+const ERASE_EVERY: Duration = Duration::from_millis(1_000);
+/// How far a compressed batch may unfold when a time is looked for in it; it was checked when it came.
+const LOOKUP_BUDGET: Budget = Budget { bytes_max: 1 << 30, ratio_max: 1 << 20 };
+
+/// The engine's settings.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Where the write-ahead logs are; a folder per shard.
+    pub wal_folder: PathBuf,
+    /// Number of shards. More may be added later, never fewer.
+    pub shards: u32,
+    /// Most bytes not yet in segments, per shard.
+    pub tail_bytes_max: usize,
+    /// A flush is due at this many bytes of tail.
+    pub flush_bytes: usize,
+    /// A flush is due when the oldest unflushed entry is this old.
+    pub flush_every: Duration,
+    /// Bytes of opened frames kept for readers.
+    pub cache_bytes_max: usize,
+    /// How often retention looks.
+    pub retention_every: Duration,
+    /// Size of a write-ahead log file.
+    pub wal_file_bytes: u64,
+}
+
+impl EngineConfig {
+    /// Defaults for a folder.
+    #[must_use]
+    pub fn in_folder(wal_folder: PathBuf) -> Self {
+        Self {
+            wal_folder,
+            shards: 2,
+            tail_bytes_max: 128 << 20,
+            flush_bytes: 32 << 20,
+            flush_every: Duration::from_secs(600),
+            cache_bytes_max: 64 << 20,
+            retention_every: Duration::from_secs(300),
+            wal_file_bytes: FILE_BYTES,
+        }
+    }
+}
+
+struct ShardHandle {
+    shared: Arc<ShardShared>,
+    commands: Sender<Command>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The log of all tenants.
+pub struct Engine {
+    shards: Vec<ShardHandle>,
+    partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
+    metadata: Arc<dyn Metadata>,
+    objects: Arc<dyn ObjectStore>,
+    clock: Arc<dyn Clock>,
+    reader: Reader,
+    flusher: Arc<Flusher>,
+    counters: Arc<Counters>,
+    maintenance: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Recovers every shard and starts it.
+    ///
+    /// # Errors
+    /// [`OpenError`]; a shard that cannot be proved whole keeps the engine from starting.
+    pub async fn open(
+        config: EngineConfig,
+        cluster: ClusterId,
+        metadata: Arc<dyn Metadata>,
+        objects: Arc<dyn ObjectStore>,
+        vault: Arc<dyn KeyVault>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let counters = Arc::new(Counters::default());
+        let flusher = Arc::new(Flusher { objects: Arc::clone(&objects), vault: Arc::clone(&vault), metadata: Arc::clone(&metadata), cluster, keys: Mutex::default() });
+        let swept = maintenance::sweep_orphans(&*metadata, &objects).await?;
+        if swept > 0 {
+            tracing::info!(swept, "segments of unfinished flushes were deleted");
+        }
+        let partitions = load_partitions(&*metadata).await?;
+        let highest = partitions.values().map(|partition| partition.shard.0.saturating_add(1)).max().unwrap_or(0);
+        let mut shards = Vec::new();
+        for number in 0..config.shards.max(highest).max(1) {
+            let recovery = Recovery { shard: ShardId(number), cluster, metadata: &*metadata, vault: &*vault, flusher: &flusher, partitions: &partitions };
+            let folder = config.wal_folder.join(format!("{number:04}"));
+            let mut wal = FileWal::new(&folder, number, config.wal_file_bytes).map_err(|source| OpenError::Io { what: "the write-ahead log's folder cannot be made", source })?;
+            let recovered = recovery.run(&mut wal).await?;
+            let own: HashMap<_, _> = partitions.iter().filter(|(_, partition)| partition.shard.0 == number).map(|(id, partition)| (*id, Arc::clone(partition))).collect();
+            let shared = Arc::new(ShardShared {
+                id: ShardId(number),
+                epoch: recovered.guard.epoch,
+                guard: recovered.guard,
+                states: Mutex::new(recovered.states),
+                partitions: Mutex::new(own),
+                stopped: AtomicBool::new(false),
+                abandoned: AtomicBool::new(false),
+                tail_bytes: AtomicUsize::new(recovered.tail_bytes),
+            });
+            let (commands, receiver) = mpsc::channel();
+            let shard = Shard {
+                shared: Arc::clone(&shared),
+                cluster,
+                wal: Box::new(wal),
+                limits: ShardLimits { tail_bytes_max: config.tail_bytes_max, flush_bytes: config.flush_bytes, flush_every: config.flush_every },
+                clock: Arc::clone(&clock),
+                vault: Arc::clone(&vault),
+                flusher: Arc::clone(&flusher),
+                counters: Arc::clone(&counters),
+                runtime: tokio::runtime::Handle::current(),
+                commands: receiver,
+                sender: commands.clone(),
+                last: recovered.last,
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{number}"))
+                .spawn(move || shard::run(shard))
+                .map_err(|source| OpenError::Io { what: "a shard's thread cannot start", source })?;
+            shards.push(ShardHandle { shared, commands, thread: Mutex::new(Some(thread)) });
+        }
+        let cache = Cache::with_weighter(config.cache_bytes_max / (64 * 1024), config.cache_bytes_max as u64, ByBytes);
+        let reader = Reader { objects: Arc::clone(&objects), vault, cluster, cache, counters: Arc::clone(&counters) };
+        let engine = Arc::new(Self { shards, partitions: RwLock::new(partitions), metadata, objects, clock, reader, flusher, counters, maintenance: Mutex::default() });
+        engine.start_maintenance(config.retention_every);
+        Ok(engine)
+    }
+
+    fn start_maintenance(self: &Arc<Self>, retention_every: Duration) {
+        let retention = Arc::downgrade(self);
+        let retention = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(retention_every).await;
+                let Some(engine) = retention.upgrade() else { return };
+                engine.apply_retention().await;
+            }
+        });
+        let eraser = Arc::downgrade(self);
+        let eraser = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(ERASE_EVERY).await;
+                let Some(engine) = eraser.upgrade() else { return };
+                engine.erase().await;
+            }
+        });
+        self.maintenance.lock().unwrap_or_else(PoisonError::into_inner).extend([retention, eraser]);
+    }
+
+    async fn erase(&self) {
+        let before = self.clock.now_ms().saturating_sub(ERASE_GRACE_MS);
+        if let Err(error) = maintenance::erase_garbage(&*self.metadata, &*self.objects, before).await {
+            tracing::warn!(%error, "garbage could not be erased");
+        }
+    }
+
+    /// Applies retention to every partition once.
+    pub async fn apply_retention(&self) {
+        let now_ms = self.clock.now_ms();
+        let all: Vec<Arc<Partition>> = self.partitions.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for handle in &self.shards {
+            let starts: Vec<_> = all
+                .iter()
+                .filter(|partition| partition.shard == handle.shared.id)
+                .filter_map(|partition| maintenance::retained_from(&partition.read(), now_ms).map(|start| (partition.id, start)))
+                .collect();
+            if starts.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.move_starts(handle, starts).await {
+                tracing::warn!(%error, "retention could not be applied and is tried again");
+            }
+        }
+    }
+
+    async fn move_starts(&self, handle: &ShardHandle, starts: Vec<(PartitionId, i64)>) -> Result<(), LogError> {
+        self.metadata.set_log_starts(handle.shared.guard, starts.clone(), self.clock.now_ms()).await?;
+        for (id, start) in starts {
+            if let Some(partition) = self.partition(id) {
+                handle.shared.left_tail(maintenance::apply_start(&partition, start));
+                partition.wake();
+            }
+        }
+        Ok(())
+    }
+
+    fn partition(&self, id: PartitionId) -> Option<Arc<Partition>> {
+        self.partitions.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    fn shard_of(&self, tenant: TenantId) -> Option<&ShardHandle> {
+        let count = u64::try_from(self.shards.len()).ok()?;
+        let index = tenant.account().checked_rem(count)?;
+        self.shards.get(usize::try_from(index).ok()?)
+    }
+
+    fn handle(&self, shard: ShardId) -> Option<&ShardHandle> {
+        self.shards.get(usize::try_from(shard.0).ok()?)
+    }
+
+    /// Stores a new topic and opens its partitions.
+    ///
+    /// # Errors
+    /// [`LogError::Metadata`], with `Exists` when the tenant has the name.
+    pub async fn create_topic(&self, row: TopicRow, config: LogConfig) -> Result<(), LogError> {
+        let rows = self.partition_rows(&row, 0..row.partitions);
+        let (tenant, id) = (row.tenant, row.topic_id);
+        self.metadata.create_topic(row, rows.clone()).await?;
+        tracing::debug!(%tenant, topic = %id, "topic created");
+        self.add(&rows, config);
+        Ok(())
+    }
+
+    /// Stores a topic's new row and opens the partitions it has more than before.
+    ///
+    /// # Errors
+    /// [`LogError::Metadata`].
+    pub async fn update_topic(&self, row: TopicRow, added: Range<i32>, config: LogConfig) -> Result<(), LogError> {
+        let rows = self.partition_rows(&row, added);
+        let (topic, partitions) = (row.topic_id, row.partitions);
+        self.metadata.update_topic(row, rows.clone()).await?;
+        self.add(&rows, config);
+        self.set_log_config(topic, partitions, config);
+        Ok(())
+    }
+
+    fn partition_rows(&self, row: &TopicRow, indexes: Range<i32>) -> Vec<PartitionRow> {
+        let shard = self.shard_of(row.tenant).map_or(ShardId(0), |handle| handle.shared.id);
+        indexes.map(|index| PartitionRow { tenant: row.tenant, partition: PartitionId { topic: row.topic_id, index }, shard, log_start: 0 }).collect()
+    }
+
+    fn add(&self, rows: &[PartitionRow], config: LogConfig) {
+        for row in rows {
+            let partition = Arc::new(Partition::new(row.partition, row.tenant, row.shard, row.log_start, config));
+            if let Some(handle) = self.handle(row.shard) {
+                handle.shared.partitions.lock().unwrap_or_else(PoisonError::into_inner).insert(row.partition, Arc::clone(&partition));
+            }
+            self.partitions.write().unwrap_or_else(PoisonError::into_inner).insert(row.partition, partition);
+        }
+    }
+
+    /// Deletes a topic; its segments are erased shortly after.
+    ///
+    /// # Errors
+    /// [`LogError::Metadata`].
+    pub async fn delete_topic(&self, topic: TopicId, partitions: i32) -> Result<(), LogError> {
+        self.metadata.delete_topic(topic, self.clock.now_ms()).await?;
+        for index in 0..partitions {
+            let id = PartitionId { topic, index };
+            let Some(partition) = self.partitions.write().unwrap_or_else(PoisonError::into_inner).remove(&id) else { continue };
+            partition.remove();
+            if let Some(handle) = self.handle(partition.shard) {
+                handle.shared.partitions.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                let dropped = partition.write().drop_tail_below(i64::MAX);
+                handle.shared.left_tail(dropped);
+                let mut states = handle.shared.states();
+                for kind in [shard::STATE_EPOCHS, shard::STATE_PRODUCERS] {
+                    let record = StateRecord { key: shard::own_key(kind, &partition), value: None };
+                    states.apply(partition.tenant, &record);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the settings of a topic's partitions.
+    pub fn set_log_config(&self, topic: TopicId, partitions: i32, config: LogConfig) {
+        for index in 0..partitions {
+            if let Some(partition) = self.partition(PartitionId { topic, index }) {
+                partition.write().config = config;
+            }
+        }
+    }
+
+    /// Hands a batch to the log. Its place in the order of the partition is fixed when this returns; the future waits
+    /// until it is durable.
+    pub fn submit(&self, id: PartitionId, batch: ValidBatch, log_append_time: bool) -> impl Future<Output = Result<Appended, AppendError>> + Send + use<> {
+        let (reply, answer) = oneshot::channel();
+        let sent = match (self.partition(id), self.partition(id).and_then(|partition| self.handle(partition.shard))) {
+            (Some(partition), Some(handle)) => handle.commands.send(Command::Append { partition, batch, log_append_time, reply }).map_err(|_| AppendError::Stopped),
+            _ => Err(AppendError::UnknownPartition),
+        };
+        async move {
+            sent?;
+            answer.await.unwrap_or(Err(AppendError::Stopped))
+        }
+    }
+
+    /// Stores state of a tenant, all records in one entry. Their order among calls is fixed when this returns.
+    pub fn put_state(&self, tenant: TenantId, records: Vec<StateRecord>) -> impl Future<Output = Result<(), AppendError>> + Send + use<> {
+        debug_assert!(records.iter().all(|record| record.key.first().is_some_and(|kind| *kind != OWN_STATE)));
+        let (reply, answer) = oneshot::channel();
+        let sent = match self.shard_of(tenant) {
+            Some(handle) => handle.commands.send(Command::State { tenant, records, reply }).map_err(|_| AppendError::Stopped),
+            None => Err(AppendError::Stopped),
+        };
+        async move {
+            sent?;
+            answer.await.unwrap_or(Err(AppendError::Stopped))
+        }
+    }
+
+    /// All durable state of a tenant that is not the engine's own.
+    #[must_use]
+    pub fn state(&self, tenant: TenantId) -> Vec<(Bytes, Bytes)> {
+        let Some(handle) = self.shard_of(tenant) else { return Vec::new() };
+        let states = handle.shared.states();
+        let live = states.live.get(&tenant).into_iter().flatten();
+        live.filter(|(key, _)| key.first() != Some(&OWN_STATE)).map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// Reads whole batches from the one that holds `offset`: at most `bytes_max` bytes, or one batch when `at_least_one`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read(&self, id: PartitionId, offset: i64, bytes_max: usize, at_least_one: bool) -> Result<Read, ReadError> {
+        let partition = self.partition(id).ok_or(ReadError::UnknownPartition)?;
+        self.reader.read(&partition, offset, bytes_max, at_least_one).await
+    }
+
+    /// A watch over several partitions. Make it before reading.
+    #[must_use]
+    pub fn watch(&self, ids: &[PartitionId]) -> Watch {
+        let partitions: Vec<_> = ids.iter().filter_map(|id| self.partition(*id)).collect();
+        Watch::new(partitions.iter())
+    }
+
+    /// A partition's ends.
+    ///
+    /// # Errors
+    /// [`ReadError::UnknownPartition`].
+    pub fn offsets(&self, id: PartitionId) -> Result<Offsets, ReadError> {
+        let partition = self.partition(id).ok_or(ReadError::UnknownPartition)?;
+        let leader_epoch = self.handle(partition.shard).map_or(0, |handle| handle.shared.leader_epoch());
+        let inner = partition.read();
+        Ok(Offsets { log_start: inner.log_start, high_watermark: inner.high_watermark, leader_epoch })
+    }
+
+    /// The epoch of the shard that leads a partition.
+    #[must_use]
+    pub fn leader_epoch(&self, id: PartitionId) -> Option<i32> {
+        let partition = self.partition(id)?;
+        self.handle(partition.shard).map(|handle| handle.shared.leader_epoch())
+    }
+
+    /// Where a leader epoch ended: the largest epoch not above the one asked for, and the offset behind its last record.
+    ///
+    /// # Errors
+    /// [`ReadError::UnknownPartition`].
+    pub fn end_offset_for_epoch(&self, id: PartitionId, epoch: i32) -> Result<Option<(i32, i64)>, ReadError> {
+        let partition = self.partition(id).ok_or(ReadError::UnknownPartition)?;
+        let current = self.handle(partition.shard).map_or(0, |handle| handle.shared.leader_epoch());
+        let inner = partition.read();
+        if epoch > current {
+            return Ok(None);
+        }
+        if epoch == current {
+            return Ok(Some((current, inner.high_watermark)));
+        }
+        let at = inner.epochs.partition_point(|(known, _)| *known <= epoch);
+        let end = inner.epochs.get(at).map_or(inner.high_watermark, |(_, first)| *first);
+        Ok(match at.checked_sub(1).and_then(|at| inner.epochs.get(at)) {
+            Some((known, _)) => Some((*known, end)),
+            None => Some((epoch, inner.log_start)),
+        })
+    }
+
+    /// The first record with a timestamp of at least `timestamp`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn offset_for_time(&self, id: PartitionId, timestamp: i64) -> Result<Option<(i64, i64)>, ReadError> {
+        let partition = self.partition(id).ok_or(ReadError::UnknownPartition)?;
+        let (parts, tail, log_start) = snapshot(&partition);
+        for part in parts.iter().filter(|part| part.row.max_timestamp >= timestamp) {
+            let found = self.find_in_part(id, part, log_start, |frame| frame >= timestamp, |bytes| batch::find_time(bytes, timestamp, LOOKUP_BUDGET)).await?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        for bytes in tail.iter().filter(|batch| batch.max_timestamp >= timestamp) {
+            let found = batch::find_time(&whole(bytes), timestamp, LOOKUP_BUDGET).map_err(|error| ReadError::Storage(error.to_string()))?;
+            if let Some(found) = found.filter(|found| found.offset >= log_start) {
+                return Ok(Some((found.offset, found.timestamp)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The record with the largest timestamp, the first of several.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn max_timestamp(&self, id: PartitionId) -> Result<Option<(i64, i64)>, ReadError> {
+        let partition = self.partition(id).ok_or(ReadError::UnknownPartition)?;
+        let (parts, tail, log_start) = snapshot(&partition);
+        let largest = parts.iter().map(|part| part.row.max_timestamp).chain(tail.iter().map(|batch| batch.max_timestamp)).max();
+        let Some(largest) = largest.filter(|largest| *largest >= 0) else { return Ok(None) };
+        for part in parts.iter().filter(|part| part.row.max_timestamp == largest) {
+            let found = self.find_in_part(id, part, log_start, |frame| frame == largest, |bytes| batch::find_time(bytes, largest, LOOKUP_BUDGET)).await?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        for bytes in tail.iter().filter(|batch| batch.max_timestamp == largest) {
+            let found = batch::latest_time(&whole(bytes), LOOKUP_BUDGET).map_err(|error| ReadError::Storage(error.to_string()))?;
+            if let Some(found) = found {
+                return Ok(Some((found.offset, found.timestamp)));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn find_in_part(
+        &self,
+        id: PartitionId,
+        part: &Part,
+        log_start: i64,
+        wanted: impl Fn(i64) -> bool,
+        find: impl Fn(&[u8]) -> Result<Option<batch::TimeAt>, batch::RecordError>,
+    ) -> Result<Option<(i64, i64)>, ReadError> {
+        let opened = part.segment.open(&*self.objects, &*self.reader.vault, self.reader.cluster).await?;
+        let frames = opened.index.get(&id).map(Vec::as_slice).unwrap_or_default();
+        let in_part = frames.iter().filter(|frame| frame.first_offset >= part.row.first_offset && frame.first_offset < part.row.next_offset && wanted(frame.max_timestamp));
+        for frame in in_part {
+            for (_, plain) in self.reader.open_frames(id, &part.segment, &opened, std::slice::from_ref(frame)).await? {
+                for stored in batch::split(plain) {
+                    let stored = stored.map_err(|error| ReadError::Storage(error.to_string()))?;
+                    let found = find(&stored.bytes).map_err(|error| ReadError::Storage(error.to_string()))?;
+                    if let Some(found) = found.filter(|found| found.offset >= log_start) {
+                        return Ok(Some((found.offset, found.timestamp)));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Moves a partition's log start forward; returns where it is then.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn delete_records(&self, id: PartitionId, before: i64) -> Result<i64, LogError> {
+        let partition = self.partition(id).ok_or(LogError::UnknownPartition)?;
+        let (log_start, high_watermark) = {
+            let inner = partition.read();
+            (inner.log_start, inner.high_watermark)
+        };
+        if before > high_watermark {
+            return Err(LogError::OffsetOutOfRange);
+        }
+        if before > log_start
+            && let Some(handle) = self.handle(partition.shard)
+        {
+            self.move_starts(handle, vec![(id, before)]).await?;
+        }
+        let inner = partition.read();
+        Ok(inner.log_start)
+    }
+
+    /// Bytes of a partition's batches.
+    #[must_use]
+    pub fn size_of(&self, id: PartitionId) -> Option<u64> {
+        self.partition(id).map(|partition| partition.read().size())
+    }
+
+    /// A tenant's keys for rows in the manifest.
+    ///
+    /// # Errors
+    /// [`crate::KeyTrouble`].
+    pub async fn tenant_keys(&self, tenant: TenantId) -> Result<TenantKeys, crate::keys::KeyTrouble> {
+        self.flusher.tenant_keys(tenant).await
+    }
+
+    /// Flushes every shard now.
+    ///
+    /// # Errors
+    /// When a flush fails; nothing is lost.
+    pub async fn flush(&self) -> Result<(), AppendError> {
+        for handle in &self.shards {
+            let (reply, answer) = oneshot::channel();
+            handle.commands.send(Command::FlushNow(reply)).map_err(|_| AppendError::Stopped)?;
+            answer.await.unwrap_or(Err(AppendError::Stopped))?;
+        }
+        Ok(())
+    }
+
+    /// Whether every shard takes writes.
+    ///
+    /// # Errors
+    /// [`AppendError::Stopped`].
+    pub fn health(&self) -> Result<(), AppendError> {
+        let stopped = self.shards.iter().any(|handle| handle.shared.stopped.load(Ordering::Acquire));
+        if stopped { Err(AppendError::Stopped) } else { Ok(()) }
+    }
+
+    /// Figures.
+    #[must_use]
+    pub fn stats(&self) -> EngineStats {
+        let counters = &self.counters;
+        let mut segments: HashMap<[u8; 32], u64> = HashMap::new();
+        for partition in self.partitions.read().unwrap_or_else(PoisonError::into_inner).values() {
+            for part in &partition.read().parts {
+                segments.insert(part.row.object_id, part.segment.row.size);
+            }
+        }
+        EngineStats {
+            wal_entries: Counters::read(&counters.wal_entries),
+            wal_bytes: Counters::read(&counters.wal_bytes),
+            wal_sync_nanos: Counters::read(&counters.wal_sync_nanos),
+            tail_bytes: self.shards.iter().map(|handle| handle.shared.tail_bytes() as u64).sum(),
+            segments: segments.len() as u64,
+            segment_bytes: segments.values().sum(),
+            flush_failures: Counters::read(&counters.flush_failures),
+            cache_hits: Counters::read(&counters.cache_hits),
+            cache_misses: Counters::read(&counters.cache_misses),
+            frames_refused: Counters::read(&counters.frames_refused),
+        }
+    }
+
+    /// Writes what was submitted, seals the logs and stops. What is not in segments is replayed at the next start.
+    pub async fn close(&self) {
+        for task in self.maintenance.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+        for handle in &self.shards {
+            let (reply, answer) = oneshot::channel();
+            if handle.commands.send(Command::Close(reply)).is_ok() {
+                // A shard that stopped before has nothing to close.
+                drop(answer.await);
+            }
+            let thread = handle.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(thread) = thread
+                && tokio::task::spawn_blocking(move || thread.join()).await.is_err()
+            {
+                tracing::error!("a shard's thread could not be joined");
+            }
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        for task in self.maintenance.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+        for handle in &self.shards {
+            handle.shared.abandoned.store(true, Ordering::Release);
+        }
+    }
+}
+
+fn snapshot(partition: &Partition) -> (Vec<Part>, Vec<crate::partition::TailBatch>, i64) {
+    let inner = partition.read();
+    (inner.parts.iter().cloned().collect(), inner.tail.iter().cloned().collect(), inner.log_start)
+}
+
+/// Partitions with their parts, as the manifest has them.
+async fn load_partitions(metadata: &dyn Metadata) -> Result<HashMap<PartitionId, Arc<Partition>>, OpenError> {
+    let mut partitions = HashMap::new();
+    for row in metadata.partitions().await? {
+        partitions.insert(row.partition, Arc::new(Partition::new(row.partition, row.tenant, row.shard, row.log_start, LogConfig::default())));
+    }
+    let segments: HashMap<[u8; 32], Arc<Segment>> = metadata.segments().await?.into_iter().map(|row| (row.object_id, Arc::new(Segment::new(row)))).collect();
+    for row in metadata.parts().await? {
+        let (Some(partition), Some(segment)) = (partitions.get(&row.partition), segments.get(&row.object_id)) else { continue };
+        let mut inner = partition.write();
+        inner.high_watermark = inner.high_watermark.max(row.next_offset);
+        inner.parts.push_back(Part { row, segment: Arc::clone(segment) });
+        let next = inner.high_watermark;
+        drop(inner);
+        partition.writer().next_offset = next;
+    }
+    Ok(partitions)
+}

@@ -1,0 +1,154 @@
+//! What the engine refuses, and Kafka's code for each.
+
+use schloss_core::ErrorCode;
+use schloss_crypto::{KeyError, SealError};
+use schloss_metadata::MetadataError;
+
+/// Why batches were not appended. Nothing of them is in the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The partition is gone.
+    #[error("the partition does not exist")]
+    UnknownPartition,
+    /// A sequence number that does not follow.
+    #[error("the sequence number does not follow the last one")]
+    OutOfOrderSequence,
+    /// Older than the batches still remembered.
+    #[error("the batch was appended before, too long ago to say where")]
+    DuplicateSequence,
+    /// A producer epoch lower than the newest.
+    #[error("the producer's epoch is older than the newest")]
+    ProducerFenced,
+    /// A producer this partition has not seen, not starting at 0.
+    #[error("the producer is not known here")]
+    UnknownProducer,
+    /// The disk or the tail is full; retry.
+    #[error("the log is full for the moment; retry")]
+    Full,
+    /// The tenant's key cannot be had; retry.
+    #[error("the tenant's key cannot be had now; retry")]
+    Key,
+    /// The shard has stopped; see the broker's log.
+    #[error("the log has stopped")]
+    Stopped,
+}
+
+impl AppendError {
+    /// Kafka's code.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::UnknownPartition => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            Self::OutOfOrderSequence => ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
+            Self::DuplicateSequence => ErrorCode::DUPLICATE_SEQUENCE_NUMBER,
+            Self::ProducerFenced => ErrorCode::INVALID_PRODUCER_EPOCH,
+            Self::UnknownProducer => ErrorCode::UNKNOWN_PRODUCER_ID,
+            Self::Full | Self::Key | Self::Stopped => ErrorCode::KAFKA_STORAGE_ERROR,
+        }
+    }
+}
+
+/// Why there is nothing to read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Below the log start or above the high watermark.
+    #[error("offset {offset} is not in {log_start}..={high_watermark}")]
+    OffsetOutOfRange {
+        /// Asked.
+        offset: i64,
+        /// First that exists.
+        log_start: i64,
+        /// Next to be written.
+        high_watermark: i64,
+    },
+    /// The partition is gone.
+    #[error("the partition does not exist")]
+    UnknownPartition,
+    /// The stored bytes cannot be had or failed their check.
+    #[error("stored records cannot be read: {0}")]
+    Storage(String),
+}
+
+impl ReadError {
+    /// Kafka's code.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::OffsetOutOfRange { .. } => ErrorCode::OFFSET_OUT_OF_RANGE,
+            Self::UnknownPartition => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            Self::Storage(_) => ErrorCode::KAFKA_STORAGE_ERROR,
+        }
+    }
+}
+
+/// Why a change of partitions or state was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The partition is gone.
+    #[error("the partition does not exist")]
+    UnknownPartition,
+    /// The manifest.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// The log.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// An offset that is not there.
+    #[error("the offset is beyond the high watermark")]
+    OffsetOutOfRange,
+}
+
+impl LogError {
+    /// Kafka's code.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::UnknownPartition => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+            Self::Metadata(_) => ErrorCode::KAFKA_STORAGE_ERROR,
+            Self::Append(error) => error.code(),
+            Self::OffsetOutOfRange => ErrorCode::OFFSET_OUT_OF_RANGE,
+        }
+    }
+}
+
+/// Why the engine does not start. Nothing was changed that a later start would miss.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A file.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The manifest.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// A key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The write-ahead log cannot be proved whole.
+    #[error("shard {shard}: the write-ahead log is damaged at epoch {epoch}, entry {seq}: {what}")]
+    Damaged {
+        /// Which shard.
+        shard: u32,
+        /// Which epoch.
+        epoch: u64,
+        /// Which entry.
+        seq: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A sealed value does not open.
+    #[error("{what} does not open: {source}")]
+    Sealed {
+        /// What it is.
+        what: &'static str,
+        /// Why.
+        source: SealError,
+    },
+    /// A stored key of a tenant.
+    #[error(transparent)]
+    KeyTrouble(#[from] crate::keys::KeyTrouble),
+}

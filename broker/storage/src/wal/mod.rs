@@ -1,0 +1,85 @@
+//! The write-ahead log: entries named (epoch, sequence number), each written once.
+//!
+//! An entry is atomic and holds what one group commit gathered: a section per tenant, each under that tenant's epoch key.
+//! The store is a trait of few verbs over names, so that an object store is later another store: create a name, read
+//! upward from a name, collect behind a checkpoint. The local store is [`file::FileWal`].
+//!
+//! Entry, big-endian:
+//!
+//! | at | bytes | field |
+//! | --- | --- | --- |
+//! | 0 | 8 | magic `SCHLWAL1` |
+//! | 8 | 1 | kind: 1 opening, 2 entry, 3 seal |
+//! | 9 | 3 | zero |
+//! | 12 | 4 | shard |
+//! | 16 | 8 | epoch |
+//! | 24 | 8 | sequence number, from 1 (the opening) |
+//! | 32 | 16 | writer, random per taking |
+//! | 48 | 32 | SHA-256 of the previous entry's header (zero for an opening of the first epoch) |
+//! | 80 | 4 | length of the body |
+//! | 84 | 4 | CRC-32C of the body: tells a torn write, not an attack; sections carry their own tags |
+//! | 88 | 4 | CRC-32C of the 88 bytes before |
+//! | 92 | … | body: sections one after the other |
+//!
+//! Section: tenant \[16\] | key generation u32 | wrapped key length u16, bytes | sealed length u32, bytes
+//! ([`schloss_crypto::WalKeys`]). Plaintext of a section: items.
+//!
+//! Item: kind u8, then 1 batch: topic \[16\] | partition i32 | appended ms i64 | length u32 | batch; 2 state: key length u32,
+//! key | value length u32 (all ones: removed), value.
+
+pub mod entry;
+pub mod file;
+
+use bytes::Bytes;
+
+use entry::Entry;
+
+/// What a store says of a write.
+#[derive(Debug, thiserror::Error)]
+pub enum WalError {
+    /// There is no space; nothing was written under the name, it may be tried again with other bytes.
+    #[error("the disk is full")]
+    Full,
+    /// The outcome is unknown or the name is taken: the writer must step down.
+    #[error("the log could not be written: {0}")]
+    Failed(std::io::Error),
+}
+
+/// Entries of one shard as a reader finds them.
+pub trait WalStore: Send {
+    /// Epochs that have any entry, ascending.
+    fn epochs(&self) -> std::io::Result<Vec<u64>>;
+    /// Entries of an epoch with a sequence number above `after`, in order, up to the first that is missing.
+    fn replay(&self, epoch: u64, after: u64) -> std::io::Result<Replay>;
+    /// Creates the next entry of the epoch being written and makes it durable. `bytes` is the whole entry.
+    fn create(&mut self, epoch: u64, seq: u64, bytes: &[u8]) -> Result<(), WalError>;
+    /// Deletes or recycles entries at and behind the checkpoint. Openings and seals of a local log go with their files:
+    /// the manifest's epoch is what keeps a name from being used twice.
+    fn collect(&mut self, checkpoint: (u64, u64)) -> std::io::Result<()>;
+}
+
+/// What a replay of one epoch found.
+#[derive(Debug)]
+pub struct Replay {
+    /// Whole entries in order.
+    pub entries: Vec<Entry<Bytes>>,
+    /// What follows the last whole entry.
+    pub end: ReplayEnd,
+}
+
+/// How an epoch's log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayEnd {
+    /// Nothing, or a torn write that was never acknowledged.
+    Open,
+    /// A later entry exists behind one that is missing or does not read: damage, not a torn write.
+    Damaged {
+        /// The entry that is missing.
+        seq: u64,
+    },
+}
+
+/// CRC-32C (Castagnoli).
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    u32::try_from(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes)).unwrap_or_default()
+}
