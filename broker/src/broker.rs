@@ -12,7 +12,7 @@ use schloss_authz::{CertificateFacts, Keys, Organisation, RequestContext, Resour
 use schloss_certs::{ClientIdentity, ReloadingTls, TlsFiles};
 use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
 use schloss_crypto::random_array;
-use schloss_kms::Vault;
+use schloss_kms::{TenantKeyState, Vault};
 use schloss_metadata::{Metadata, MetadataError, SqliteMetadata};
 use schloss_storage::{Engine, EngineConfig, OpenError};
 use tokio::net::TcpListener;
@@ -31,6 +31,8 @@ use crate::session::Session;
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Tenancy, Tenant, tenant_id};
 
+/// A disabled KMS key is noticed within this, and so is an enabled one.
+const KEY_PROOF: Duration = Duration::from_secs(30);
 /// How often the organisation's folder and the certificates are looked at for changes.
 const RELOAD_EVERY: Duration = Duration::from_millis(300);
 
@@ -134,6 +136,7 @@ impl Broker {
         let admin = tokio::spawn(crate::http::serve(admin, Arc::clone(self)));
         let watcher = tokio::spawn(watch_files(Arc::clone(self)));
         let ticker = tokio::spawn(tick_groups(Arc::clone(self)));
+        let prover = tokio::spawn(prove_keys(Arc::clone(self)));
         ready();
         let serving = tokio::spawn(crate::net::serve(kafka, Arc::clone(self), stop.clone()));
         let stopped = stop.wait_for(|stop| *stop).await.map(drop);
@@ -147,6 +150,7 @@ impl Broker {
         }
         watcher.abort();
         ticker.abort();
+        prover.abort();
         self.engine.close().await;
         if let Err(error) = self.audit.close().await {
             tracing::error!(%error, "the audit log could not be closed");
@@ -351,6 +355,8 @@ impl Broker {
             groups: Arc::new(groups),
             producers,
             request_memory: Arc::new(Semaphore::new(units)),
+            key_denied: AtomicBool::new(false),
+            active: AtomicBool::new(false),
         })
     }
 
@@ -415,6 +421,24 @@ async fn watch_files(broker: Arc<Broker>) {
             Ok(Ok(false)) => {}
             Ok(Err(error)) => tracing::error!(%error, "certificates could not be reloaded; the old ones stay in use"),
             Err(error) => tracing::error!(%error, "certificates could not be reloaded"),
+        }
+    }
+}
+
+/// Proves the keys of tenants that are in use, so that a disabled key stops its tenant, and only it, within [`KEY_PROOF`].
+async fn prove_keys(broker: Arc<Broker>) {
+    loop {
+        tokio::time::sleep(KEY_PROOF / 3).await;
+        let tenants = broker.tenancy.tenants();
+        for tenant in tenants.iter().filter(|tenant| tenant.active.swap(false, Ordering::Relaxed)) {
+            broker.vault.mark_used(tenant.id.to_bytes());
+        }
+        broker.vault.probe(KEY_PROOF).await;
+        for tenant in tenants {
+            let denied = matches!(broker.vault.tenant_state(tenant.id.to_bytes()), TenantKeyState::Denied(_));
+            if tenant.key_denied.swap(denied, Ordering::AcqRel) != denied {
+                tracing::warn!(tenant = %tenant.id, denied, "the state of a tenant's KMS key changed");
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::authorize::Call;
 pub async fn handle(call: &Call, request: OffsetCommitRequest) -> OffsetCommitResponse {
     let group = match call.allow(can::AlterGroup, ResourceRef::group(&request.group_id)) {
         Err(_) => Err(ErrorCode::GROUP_AUTHORIZATION_FAILED),
-        Ok(_permit) => GroupId::new(&request.group_id).map_err(|_| ErrorCode::INVALID_GROUP_ID),
+        Ok(_permit) => call.session.tenant.check_key().and_then(|()| GroupId::new(&request.group_id).map_err(|_| ErrorCode::INVALID_GROUP_ID)),
     };
     let mut refused = HashMap::new();
     let mut partitions = Vec::new();
