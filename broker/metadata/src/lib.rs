@@ -75,6 +75,10 @@ pub trait Metadata: Send + Sync {
     async fn remove_parts(&self, lease: ShardLease, removal: Removal) -> Result<(), MetadataError>;
     /// All segments of a shard with their parts in offset order.
     async fn segments(&self, shard: ShardId) -> Result<Vec<SegmentRow>, MetadataError>;
+    /// Ids of all segments of all shards: what an orphan sweep must leave alone.
+    async fn segment_ids(&self) -> Result<Vec<[u8; 16]>, MetadataError>;
+    /// Number of shards ever taken: one more than the highest.
+    async fn shard_count(&self) -> Result<u32, MetadataError>;
     /// The state rows of a shard as of its checkpoint.
     async fn state(&self, shard: ShardId) -> Result<Vec<StateRow>, MetadataError>;
 

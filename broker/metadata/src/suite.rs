@@ -131,6 +131,8 @@ pub async fn flush_is_one_transaction(store: &dyn Metadata) {
     let doubled = FlushCommit { checkpoint: Checkpoint { epoch: 1, seq: 50 }, ..flush };
     store.commit_flush(lease, doubled).await.unwrap_err();
     assert_eq!(store.segments(SHARD).await.unwrap(), [segment(1, &[(1, 0, 10)])]);
+    assert_eq!(store.segment_ids().await.unwrap(), [[1; 16]]);
+    assert_eq!(store.shard_count().await.unwrap(), SHARD.0 + 1);
     assert_eq!(store.partitions(SHARD).await.unwrap()[0].facts, facts);
     assert_eq!(store.state(SHARD).await.unwrap(), [state.clone()]);
     let back = FlushCommit { checkpoint: Checkpoint { epoch: 1, seq: 3 }, ..FlushCommit::default() };

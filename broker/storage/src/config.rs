@@ -8,7 +8,7 @@ use std::time::Duration;
 pub struct EngineConfig {
     /// Folder of the write-ahead logs, one folder per shard in it.
     pub wal_dir: PathBuf,
-    /// Number of shards. May grow later; partitions stay where they are.
+    /// Number of shards of a new data folder; an existing one keeps its own.
     pub shards: u32,
     /// Length of one WAL file, preallocated and recycled. Also bounds an entry.
     pub wal_file_bytes: u64,

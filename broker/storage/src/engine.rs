@@ -208,7 +208,12 @@ impl Engine {
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, OpenError> {
         let mut disks: Vec<Arc<dyn Disk>> = Vec::new();
-        for shard in 0..config.shards {
+        // The number is fixed when a data folder begins: a tenant's state is found by it.
+        let shards = match metadata.shard_count().await? {
+            0 => config.shards.max(1),
+            known => known,
+        };
+        for shard in 0..shards {
             let folder = config.wal_dir.join(shard.to_string());
             disks.push(Arc::new(FolderDisk::open(&folder).map_err(|error| OpenError::Wal {
                 shard: ShardId(shard),
@@ -250,7 +255,12 @@ impl Engine {
             let gauge = Arc::new(Gauge::default());
             let epoch = start.lease.epoch;
             let shard = start.into_shard(Arc::clone(&shared), inbox, commands.downgrade(), Arc::clone(&gauge));
-            tokio::spawn(shard.run());
+            tokio::spawn(async move {
+                // The answer to a close comes after the log's folder is free again.
+                if let Some(closed) = shard.run().await {
+                    let _ = closed.send(());
+                }
+            });
             shards.push(ShardHandle { commands, gauge, epoch });
         }
         sweep(&shared).await?;
@@ -352,6 +362,7 @@ impl Engine {
                     chunk.places.push(place);
                 }
                 Err(error) => {
+                    self.expect(append, &error);
                     if let Some(result) = results.get_mut(place) {
                         *result = Some(Err(error));
                     }
@@ -392,6 +403,14 @@ impl Engine {
             return Err(AppendError::Overloaded);
         }
         Ok(log.shard)
+    }
+
+    /// A batch refused for a passing reason must come first when it comes again.
+    fn expect(&self, append: Append, error: &AppendError) {
+        let shard = self.shared.partition(append.partition).map(|log| log.shard);
+        if let (AppendError::Overloaded, Some(shard)) = (error, shard.and_then(|id| self.shard(id))) {
+            let _ = shard.commands.send(Command::Expect(append));
+        }
     }
 
     fn send_chunk(&self, tenant: TenantId, shard: ShardId, chunk: Chunk) -> (Vec<usize>, oneshot::Receiver<Answers>) {
@@ -750,10 +769,7 @@ async fn sweep(shared: &Shared) -> Result<(), OpenError> {
         .try_collect()
         .await
         .map_err(|_| OpenError::Store)?;
-    let mut known: HashSet<[u8; 16]> = HashSet::new();
-    for shard in 0..shared.config.shards {
-        known.extend(shared.metadata.segments(ShardId(shard)).await?.into_iter().map(|row| row.segment));
-    }
+    let known: HashSet<[u8; 16]> = shared.metadata.segment_ids().await?.into_iter().collect();
     for path in listed {
         if segment_of(&path).is_some_and(|segment| !known.contains(&segment)) {
             tracing::info!(object = %path, "orphan erased");

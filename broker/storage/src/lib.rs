@@ -35,3 +35,6 @@ pub use log::Offsets;
 pub use shard::{Append, Appended};
 pub use stats::{EngineStats, SYNC_BUCKETS_US};
 pub use wal::disk::{Disk, DiskFile};
+
+#[cfg(test)]
+mod tests;

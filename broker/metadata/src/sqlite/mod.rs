@@ -191,6 +191,14 @@ impl Metadata for SqliteMetadata {
         self.run(move |tx| shards::segments(tx, shard)).await
     }
 
+    async fn segment_ids(&self) -> Result<Vec<[u8; 16]>, MetadataError> {
+        self.run(shards::segment_ids).await
+    }
+
+    async fn shard_count(&self) -> Result<u32, MetadataError> {
+        self.run(shards::shard_count).await
+    }
+
     async fn state(&self, shard: ShardId) -> Result<Vec<StateRow>, MetadataError> {
         self.run(move |tx| shards::state(tx, shard)).await
     }

@@ -258,6 +258,15 @@ pub(super) fn segments(tx: &Transaction<'_>, shard: ShardId) -> Result<Vec<Segme
     Ok(all)
 }
 
+pub(super) fn segment_ids(tx: &Transaction<'_>) -> Result<Vec<[u8; 16]>, MetadataError> {
+    let mut select = tx.prepare_cached("SELECT segment FROM segments")?;
+    collect(select.query([])?, |row| Ok(row.get(0)?))
+}
+
+pub(super) fn shard_count(tx: &Transaction<'_>) -> Result<u32, MetadataError> {
+    Ok(tx.query_row("SELECT coalesce(max(shard) + 1, 0) FROM shards", [], |row| row.get(0))?)
+}
+
 pub(super) fn state(tx: &Transaction<'_>, shard: ShardId) -> Result<Vec<StateRow>, MetadataError> {
     let mut select =
         tx.prepare_cached("SELECT tenant, row_key, sealed FROM state WHERE shard = ?1 ORDER BY tenant, row_key")?;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStore;
 use schloss_core::{Clock, ClusterId, PartitionId, TenantId};
 use schloss_crypto::segment::HEAD_BYTES;
 use schloss_crypto::{

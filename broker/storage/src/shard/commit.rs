@@ -287,6 +287,8 @@ impl Shard {
         self.gauge.tail_bytes.store(self.tail_bytes, Ordering::Relaxed);
         for (id, offset) in pending.starts {
             let Some(owned) = self.partitions.get(&id) else { continue };
+            // The checkpoint must carry it: its entry is collected.
+            self.tenants.entry(owned.log.tenant).or_default().dirty.insert(id);
             let mut inner = owned.log.write();
             inner.log_start = inner.log_start.max(offset);
             drop(inner);

@@ -58,7 +58,7 @@ impl Shard {
         self.flush_wanted = false;
         let jobs: Vec<TenantFlush> = self.tenants.keys().copied().collect::<Vec<_>>().into_iter().filter_map(|id| self.snapshot(id)).collect();
         let Some(me) = self.me.upgrade().filter(|_| !jobs.is_empty()) else {
-            self.flush_waiters.drain(..).for_each(|waiter| drop(waiter.send(true)));
+            self.flush_waiters.drain(..).for_each(|waiter| _ = waiter.send(true));
             return false;
         };
         self.flushing = true;
@@ -112,9 +112,7 @@ impl Shard {
         }
         if let Some(checkpoint) = flushed.checkpoint {
             Stats::add(&self.shared.stats.flushes, 1);
-            let wal = Arc::clone(&self.wal);
-            let name = EntryId { shard: self.next.shard, epoch: checkpoint.epoch, seq: checkpoint.seq };
-            tokio::spawn(async move { wal.collect(name).await });
+            self.wal.collect(EntryId { shard: self.next.shard, epoch: checkpoint.epoch, seq: checkpoint.seq });
         }
         if flushed.fenced {
             self.stop();
@@ -124,7 +122,7 @@ impl Shard {
             self.flush_wanted = true;
             self.flush_again = self.shared.clock.monotonic() + FLUSH_RETRY_AFTER;
         }
-        self.flush_waiters.drain(..).for_each(|waiter| drop(waiter.send(ok)));
+        self.flush_waiters.drain(..).for_each(|waiter| _ = waiter.send(ok));
     }
 
     /// The manifest has them: readers go to the segments, the tail is freed.

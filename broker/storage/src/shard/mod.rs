@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use schloss_core::{PartitionId, ShardId, TenantId};
+use schloss_core::{PartitionId, TenantId};
 use schloss_crypto::{EntryId, KeyError};
 use schloss_metadata::{Checkpoint, ShardLease};
 use tokio::sync::mpsc::{UnboundedReceiver, WeakUnboundedSender};
@@ -78,6 +78,7 @@ pub(crate) enum WorkKind {
 
 pub(crate) enum Command {
     Work(Work),
+    Expect(Append),
     Add(Vec<Arc<PartitionLog>>),
     Remove(Vec<PartitionId>),
     Configure(Vec<PartitionId>, LogConfig),
@@ -196,13 +197,14 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 const FLUSH_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 impl Shard {
-    pub(crate) async fn run(mut self) {
+    /// Runs until closed or dropped; answers whom to tell.
+    pub(crate) async fn run(mut self) -> Option<oneshot::Sender<()>> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.start_what_is_due().await;
             if self.closed().await {
-                return;
+                return self.closing.take();
             }
             let written = async {
                 match &mut self.in_flight {
@@ -213,19 +215,14 @@ impl Shard {
             tokio::select! {
                 biased;
                 written = written => self.entry_written(written),
+                _ = tick.tick() => self.tick(),
                 command = self.inbox.recv() => match command {
                     Some(command) => self.take(command),
                     // The engine was dropped without closing: as after a crash, the log has everything.
-                    None => return,
+                    None => return None,
                 },
-                _ = tick.tick() => self.tick(),
             }
-            while self.in_flight.is_some()
-                && let Ok(command) = self.inbox.try_recv()
-            {
-                self.take(command);
-            }
-            // Between two entries everything waiting goes into the next one.
+            // Everything waiting goes into the next entry.
             for _ in 0..GATHER_MAX {
                 let Ok(command) = self.inbox.try_recv() else { break };
                 self.take(command);
@@ -248,6 +245,7 @@ impl Shard {
     fn take(&mut self, command: Command) {
         match command {
             Command::Work(work) => self.enqueue(work),
+            Command::Expect(append) => self.expect(&append),
             Command::Add(logs) => self.add(logs),
             Command::Remove(ids) => self.remove(&ids),
             Command::Configure(ids, config) => self.configure(&ids, config),
@@ -359,21 +357,21 @@ impl Shard {
     /// Answers work that was not taken, and remembers whose first batch it was.
     fn refuse(&mut self, work: Work, error: AppendError) {
         self.dequeued(work.bytes);
-        let now_ms = self.shared.clock.now_ms();
         match work.kind {
             WorkKind::Append { appends, reply } => {
-                for append in &appends {
-                    if let (Some(owned), Some(batch)) =
-                        (self.partitions.get_mut(&append.partition), append.batches.first())
-                    {
-                        owned.producers.expect(batch, now_ms, self.shared.config.producers_per_partition_max);
-                    }
-                }
+                appends.iter().for_each(|append| self.expect(append));
                 // A connection that is gone does not wait for its answer.
                 let _ = reply.send(appends.iter().map(|_| Err(error.clone())).collect());
             }
             WorkKind::State { reply, .. } => drop(reply.send(Err(error))),
             WorkKind::DeleteRecords { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+
+    fn expect(&mut self, append: &Append) {
+        let now_ms = self.shared.clock.now_ms();
+        if let (Some(owned), Some(batch)) = (self.partitions.get_mut(&append.partition), append.batches.first()) {
+            owned.producers.expect(batch, now_ms, self.shared.config.producers_per_partition_max);
         }
     }
 
@@ -388,7 +386,7 @@ impl Shard {
         tracing::error!(shard = self.lease.shard.0, "shard stopped after a failed write; restart to recover it");
         let ids: Vec<TenantId> = self.tenants.keys().copied().collect();
         ids.into_iter().for_each(|id| self.refuse_all(id, &AppendError::Stopped));
-        self.flush_waiters.drain(..).for_each(|waiter| drop(waiter.send(false)));
+        self.flush_waiters.drain(..).for_each(|waiter| _ = waiter.send(false));
     }
 
     /// True when the shard is done: everything flushed, its epoch sealed.
@@ -414,9 +412,6 @@ impl Shard {
         if !self.stopped {
             self.seal_epoch().await;
         }
-        if let Some(reply) = self.closing.take() {
-            let _ = reply.send(());
-        }
         true
     }
 
@@ -430,7 +425,6 @@ const GATHER_MAX: usize = 4096;
 
 /// Everything a shard starts with.
 pub(crate) struct ShardStart {
-    pub id: ShardId,
     pub lease: ShardLease,
     pub wal: Arc<dyn WalStore>,
     pub next: EntryId,

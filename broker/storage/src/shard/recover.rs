@@ -44,7 +44,6 @@ pub(crate) async fn open_shard(
     let previous = put_mark(&*wal, Kind::Opening, opening, writer, old.previous).await.map_err(failed)?;
     shared.metadata.confirm_shard(lease, old.ended).await?;
     let mut start = ShardStart {
-        id,
         lease,
         wal,
         next: EntryId { seq: 2, ..opening },

@@ -205,6 +205,7 @@ fn apply(
         Item::Batches { partition, batches } => {
             // A topic deleted since: its records are gone with it.
             let Some(partition) = partitions.get_mut(&partition) else { return Ok(()) };
+            let now_ms = shared.clock.now_ms();
             for batch in batches {
                 if batch.last_offset() < partition.next_offset {
                     continue;
@@ -212,8 +213,7 @@ fn apply(
                 if batch.base_offset() != partition.next_offset {
                     return Err(damaged("order of offsets"));
                 }
-                let time_ms = batch.max_timestamp();
-                partition.producers.note(&batch, time_ms, shared.config.producers_per_partition_max);
+                partition.producers.note(&batch, now_ms, shared.config.producers_per_partition_max);
                 partition.next_offset = batch.last_offset() + 1;
                 partition.inner.push(batch);
             }

@@ -123,12 +123,10 @@ impl WalStore for LocalWal {
         self.run(move |files| files.create(name, seal)).await
     }
 
-    async fn collect(&self, name: EntryId) -> Result<(), WalError> {
-        self.run(move |files| {
-            files.collect(name);
-            Ok(())
-        })
-        .await
+    fn collect(&self, name: EntryId) {
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(Box::new(move |files| files.collect(name)));
+        }
     }
 }
 
@@ -158,6 +156,7 @@ struct Files {
     /// Where the next entry goes in the newest file.
     position: u64,
     spares: Arc<Mutex<Vec<String>>>,
+    spare_maker: Option<JoinHandle<()>>,
     next_number: u64,
     buffer: Vec<u8>,
     room: Arc<AtomicUsize>,
@@ -185,6 +184,13 @@ fn crc32c(bytes: &[u8]) -> u32 {
     u32::try_from(crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes)).unwrap_or(0)
 }
 
+impl Drop for Files {
+    /// The folder's lock is given back when nobody works in it any more.
+    fn drop(&mut self) {
+        self.join_spare_maker();
+    }
+}
+
 impl Files {
     fn scan(disk: Arc<dyn Disk>, config: LocalWalConfig, room: Arc<AtomicUsize>) -> Result<Self, WalError> {
         let mut files = Self {
@@ -195,6 +201,7 @@ impl Files {
             last: None,
             position: 0,
             spares: Arc::default(),
+            spare_maker: None,
             next_number: 1,
             buffer: Vec::new(),
             room,
@@ -424,7 +431,8 @@ impl Files {
     }
 
     /// Makes the next file ahead of need, so that no produce waits for it. Failing is no harm: rotation tries again.
-    fn prepare_spare(&self) {
+    fn prepare_spare(&mut self) {
+        self.join_spare_maker();
         let spares = Arc::clone(&self.spares);
         if !spares.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
             return;
@@ -436,7 +444,13 @@ impl Files {
                 spares.lock().unwrap_or_else(PoisonError::into_inner).push(name);
             }
         };
-        let _ = thread::Builder::new().name("wal-spare".into()).spawn(make);
+        self.spare_maker = thread::Builder::new().name("wal-spare".into()).spawn(make).ok();
+    }
+
+    fn join_spare_maker(&mut self) {
+        if let Some(maker) = self.spare_maker.take() {
+            let _ = maker.join();
+        }
     }
 
     fn create(&mut self, name: EntryId, seal: SealJob) -> Result<Created, WalError> {

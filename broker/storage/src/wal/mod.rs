@@ -13,6 +13,8 @@ pub mod disk;
 pub(crate) mod entry;
 pub(crate) mod item;
 mod local;
+#[cfg(test)]
+pub(crate) mod mem_disk;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -42,7 +44,7 @@ pub(crate) trait WalStore: Send + Sync {
     /// Seals and writes the next entry; answers its digest and length when it is durable.
     async fn create(&self, name: EntryId, seal: SealJob) -> Result<Created, WalError>;
     /// Frees what stands wholly at or behind `name`.
-    async fn collect(&self, name: EntryId) -> Result<(), WalError>;
+    fn collect(&self, name: EntryId);
 }
 
 /// A durable entry.
