@@ -1,1 +1,5 @@
-fn main() {}
+//! The `schloss` binary.
+
+fn main() -> std::process::ExitCode {
+    schloss::cli::main()
+}

@@ -85,7 +85,13 @@ impl IndexKey {
     /// The row key of `name`. `kind` keeps topics, groups and others apart.
     #[must_use]
     pub fn name_index(&self, kind: u8, name: &str) -> [u8; 32] {
-        digest::hmac_sha256(self.0.bytes(), &[&[kind], name.as_bytes()])
+        self.bytes_index(kind, name.as_bytes())
+    }
+
+    /// The row key of any bytes, for keys that are not text.
+    #[must_use]
+    pub fn bytes_index(&self, kind: u8, key: &[u8]) -> [u8; 32] {
+        digest::hmac_sha256(self.0.bytes(), &[&[kind], key])
     }
 }
 
@@ -101,6 +107,17 @@ mod tests {
 
     fn key(byte: u8) -> DataKey {
         DataKey::take(&mut [byte; 32])
+    }
+
+    #[test]
+    fn value_has_these_exact_bytes() {
+        let sealed = seal_with_salt(&key(1), b"row 1", b"orders", [2; 32]);
+        let hex: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
+        // Computed by an independent program (Python, OpenSSL).
+        let expected = "\
+            0102020202020202020202020202020202020202020202020202020202020202027e52c4bf207df1fc9f6d8f96781d24\
+            739f349dc3263c771b199b6c9ae7ce686158925d3bc38df57987587c228bfe7015c06808366f96";
+        assert_eq!(hex, expected);
     }
 
     #[test]

@@ -148,6 +148,16 @@ mod tests {
     }
 
     #[test]
+    fn section_has_these_exact_bytes() {
+        let hex: String = sealed().iter().map(|byte| format!("{byte:02x}")).collect();
+        // Computed by an independent program (Python, OpenSSL).
+        let expected = "\
+            9d69bcddfaa31c7bcecbdf7adf6bfe83efd7fc189138452e260cb754670f996e9b49b09f549f3c776d7c46a0a0b9f4f5\
+            7d13fcd293fe08";
+        assert_eq!(hex, expected);
+    }
+
+    #[test]
     fn section_opens_at_its_own_place_only() {
         let bytes = sealed();
         assert_eq!(open(&keys(1), ENTRY, 0, TENANT, &bytes).unwrap(), "records");

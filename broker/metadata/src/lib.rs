@@ -1,91 +1,103 @@
-//! The slow facts of an installation: tenants, topics, partitions, segments, shard ownership, snapshots, wrapped keys.
+//! The metadata store: slow facts in SQL. Topics, partitions, segments, shard ownership, wrapped keys, group state.
 //!
-//! In: rows whose names and values are already sealed (opaque blobs, 32-byte name indexes). Out: the same rows.
-//! One trait, [`Metadata`]; [`SqliteMetadata`] is the embedded back end; [`suite`] holds the promises each back end runs.
+//! In: rows whose names and values are already sealed. Out: the same rows. This is the one room that speaks SQL.
 //!
 //! Invariants
-//! - A change of several rows is one transaction: all of it is durable, or none of it happened.
-//! - Checkpoints and segments are committed only while the shard's row still has the committer's epoch and writer.
-//! - A segment that no part refers to stands in the garbage, and nowhere else.
+//! - Nothing of a shard's log changes unless the row still has the caller's epoch and writer (`CLUSTER.md` rule 5).
+//! - A flush, its segments, its state rows and its checkpoint are one transaction.
 //!
-//! Must not: see a plaintext name or key, be called once per record or request of the data path.
+//! Must not: hold a plain name, a key, or a record; know what a sealed value means.
 
-mod error;
 mod rows;
 mod sqlite;
 pub mod suite;
 
-pub use error::MetadataError;
-pub use rows::{
-    Acquired, Change, Checkpoint, CreateOutcome, FlushCommit, GarbageRow, KeyRow, NewPartition, NewTopic, PartRow,
-    PartitionFacts, PartitionRow, Removal, SegmentRow, ShardLease, StateRow, TenantRow, TopicRow,
-};
+pub use rows::{FlushCommit, GarbageRow, KeyRow, PartitionRow, PartRow, SegmentRow, ShardGuard, ShardRow, StateRow, TopicRow};
 pub use sqlite::SqliteMetadata;
 
-use async_trait::async_trait;
-use schloss_core::{ClusterId, ShardId, TenantId, TopicId};
+use schloss_core::{PartitionId, ShardId, TenantId, TopicId};
 
-/// The store of facts. Every method is one transaction.
-#[async_trait]
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    /// Written by a newer release.
+    #[error("the manifest has format {found}, this release knows {known}")]
+    NewerFormat {
+        /// In the file.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// Not our file.
+    #[error("the manifest is a database of something else")]
+    Foreign,
+    /// Another process holds it.
+    #[error("another process holds the data folder")]
+    Locked,
+    /// The shard has another owner now, or the row changed under us.
+    #[error("the shard is owned by another writer")]
+    Fenced,
+    /// The row is there already.
+    #[error("the row exists already")]
+    Exists,
+    /// The disk is full.
+    #[error("the disk is full")]
+    Full,
+    /// A row does not have its form.
+    #[error("a row of `{table}` is malformed")]
+    Malformed {
+        /// Which table.
+        table: &'static str,
+    },
+    /// SQLite's own trouble; its text names tables, never values.
+    #[error("the manifest failed: {0}")]
+    Sql(String),
+    /// The store's thread is gone.
+    #[error("the manifest is closed")]
+    Closed,
+}
+
+/// The store's verbs. Each is atomic.
+#[async_trait::async_trait]
 pub trait Metadata: Send + Sync {
-    /// The installation's id, made when the store was.
-    async fn cluster_id(&self) -> Result<ClusterId, MetadataError>;
+    /// The installation's id, made at first open.
+    async fn cluster_id(&self) -> Result<[u8; 16], MetadataError>;
 
-    /// Adds tenants, or replaces their sealed facts.
-    async fn put_tenants(&self, rows: Vec<TenantRow>) -> Result<(), MetadataError>;
-    /// All tenants.
-    async fn tenants(&self) -> Result<Vec<TenantRow>, MetadataError>;
+    /// A tenant's topics.
+    async fn topics(&self, tenant: TenantId) -> Result<Vec<TopicRow>, MetadataError>;
+    /// Adds a topic and its partitions. [`MetadataError::Exists`] when the tenant has the name.
+    async fn create_topic(&self, topic: TopicRow, partitions: Vec<PartitionRow>) -> Result<(), MetadataError>;
+    /// Replaces a topic's sealed part and number of partitions; adds the partitions given.
+    async fn update_topic(&self, topic: TopicRow, added: Vec<PartitionRow>) -> Result<(), MetadataError>;
+    /// Removes a topic with everything below it; segments no partition needs any more become garbage.
+    async fn delete_topic(&self, topic: TopicId, now_ms: i64) -> Result<(), MetadataError>;
 
-    /// Keeps the first wrapped key of its (tenant, purpose, generation) and answers the one that is kept,
-    /// so that two starters agree on one key.
-    async fn put_key(&self, row: KeyRow) -> Result<KeyRow, MetadataError>;
-    /// All wrapped keys of long-lived purposes of `tenant`.
-    async fn keys(&self, tenant: TenantId) -> Result<Vec<KeyRow>, MetadataError>;
-    /// Replaces wrapped keys after re-wrapping; rows that are gone stay gone.
-    async fn rewrap_keys(&self, rows: Vec<KeyRow>) -> Result<(), MetadataError>;
+    /// A tenant's wrapped keys of one purpose, oldest generation first.
+    async fn keys(&self, tenant: [u8; 16], purpose: &str) -> Result<Vec<KeyRow>, MetadataError>;
+    /// Adds a wrapped key. [`MetadataError::Exists`] when the generation is taken.
+    async fn add_key(&self, key: KeyRow) -> Result<(), MetadataError>;
 
-    /// Creates topics with their partitions. A name that exists is told, the others are created.
-    async fn create_topics(&self, tenant: TenantId, topics: Vec<NewTopic>)
-    -> Result<Vec<CreateOutcome>, MetadataError>;
-    /// Removes topics, partitions and parts; segments left without a part become garbage. Answers those that existed.
-    async fn delete_topics(&self, tenant: TenantId, topics: Vec<TopicId>, now_ms: i64)
-    -> Result<Vec<TopicId>, MetadataError>;
-    /// Replaces the sealed facts (name and configs) of topics. Answers those that exist.
-    async fn seal_topics(&self, tenant: TenantId, topics: Vec<(TopicId, Vec<u8>)>)
-    -> Result<Vec<TopicId>, MetadataError>;
-    /// Adds partitions to a topic; false when the topic is gone.
-    async fn add_partitions(&self, tenant: TenantId, topic: TopicId, partitions: Vec<NewPartition>)
-    -> Result<bool, MetadataError>;
-    /// All topics, of one tenant or of all.
-    async fn topics(&self, tenant: Option<TenantId>) -> Result<Vec<TopicRow>, MetadataError>;
-    /// All partitions of a shard.
-    async fn partitions(&self, shard: ShardId) -> Result<Vec<PartitionRow>, MetadataError>;
-    /// Partitions of some topics.
-    async fn partitions_of(&self, topics: Vec<TopicId>) -> Result<Vec<PartitionRow>, MetadataError>;
-
-    /// Takes a shard: raises its epoch above `listed_epoch` and its own, names the new writer.
-    async fn acquire_shard(&self, shard: ShardId, writer: [u8; 16], listed_epoch: u64)
-    -> Result<Acquired, MetadataError>;
-    /// Confirms an opening: notes where earlier epochs ended. [`MetadataError::Fenced`] if the shard was taken since.
-    async fn confirm_shard(&self, lease: ShardLease, ended: Vec<(u64, u64)>) -> Result<(), MetadataError>;
-    /// Adds segments and parts, facts and state, and moves the checkpoint, guarded by epoch and writer.
-    /// Parts of partitions that are gone are left out; a segment left without a part becomes garbage.
-    async fn commit_flush(&self, lease: ShardLease, flush: FlushCommit) -> Result<(), MetadataError>;
-    /// Removes parts and moves log starts, guarded by epoch and writer; segments left without a part become garbage.
-    async fn remove_parts(&self, lease: ShardLease, removal: Removal) -> Result<(), MetadataError>;
-    /// All segments of a shard with their parts in offset order.
-    async fn segments(&self, shard: ShardId) -> Result<Vec<SegmentRow>, MetadataError>;
-    /// Ids of all segments of all shards: what an orphan sweep must leave alone.
-    async fn segment_ids(&self) -> Result<Vec<[u8; 16]>, MetadataError>;
-    /// Number of shards ever taken: one more than the highest.
-    async fn shard_count(&self) -> Result<u32, MetadataError>;
-    /// The state rows of a shard as of its checkpoint.
+    /// Takes a shard: epoch + 1 (or `at_least`, if higher), a fresh writer. What was there before is returned with the new epoch.
+    async fn acquire(&self, shard: ShardId, writer: [u8; 16], at_least: u64) -> Result<ShardRow, MetadataError>;
+    /// Confirms an opened epoch and records where past ones were sealed.
+    async fn confirm(&self, guard: ShardGuard, sealed: Vec<(u64, u64)>) -> Result<(), MetadataError>;
+    /// Where past epochs of a shard ended: (epoch, last sequence number).
+    async fn sealed_epochs(&self, shard: ShardId) -> Result<Vec<(u64, u64)>, MetadataError>;
+    /// All partitions.
+    async fn partitions(&self) -> Result<Vec<PartitionRow>, MetadataError>;
+    /// All parts of segments, in order of partition and offset.
+    async fn parts(&self) -> Result<Vec<PartRow>, MetadataError>;
+    /// All live segments.
+    async fn segments(&self) -> Result<Vec<SegmentRow>, MetadataError>;
+    /// All state rows.
     async fn state(&self, shard: ShardId) -> Result<Vec<StateRow>, MetadataError>;
+    /// Segments in, state in, checkpoint forward: one transaction, guarded.
+    async fn flush(&self, guard: ShardGuard, commit: FlushCommit) -> Result<(), MetadataError>;
+    /// Moves log starts and drops the parts wholly below them; segments no partition needs become garbage.
+    async fn set_log_starts(&self, guard: ShardGuard, starts: Vec<(PartitionId, i64)>, now_ms: i64) -> Result<(), MetadataError>;
 
-    /// Garbage removed at or before `removed_ms`.
-    async fn garbage(&self, removed_ms: i64) -> Result<Vec<GarbageRow>, MetadataError>;
-    /// Forgets garbage whose objects are erased.
-    async fn erased(&self, segments: Vec<[u8; 16]>) -> Result<(), MetadataError>;
-    /// Changes after `number`, oldest first, at most 1000.
-    async fn changes(&self, number: i64) -> Result<Vec<Change>, MetadataError>;
+    /// Garbage removed before `before_ms`.
+    async fn garbage(&self, before_ms: i64) -> Result<Vec<GarbageRow>, MetadataError>;
+    /// Forgets garbage whose object is gone.
+    async fn forget_garbage(&self, objects: Vec<[u8; 32]>) -> Result<(), MetadataError>;
 }

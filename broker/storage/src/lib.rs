@@ -1,40 +1,38 @@
-//! The log engine: shards with write-ahead logs, tails in memory, sealed segments, recovery.
+//! The log engine: one write-ahead log per shard, a tail in memory, sealed immutable segments, recovery.
 //!
-//! In: validated batches and state of a tenant ([`Engine::submit`], [`Engine::put_state`]). Out: durable offsets; whole
-//! batches back ([`Engine::read`]).
+//! In: [`ValidBatch`](schloss_wire::batch::ValidBatch)es and state records. Out: offsets once durable, batches as slices.
 //!
-//! The way of a batch: submitted → gathered with others into an entry → sealed per tenant → written and synced →
-//! in the tail, readable, acknowledged → flushed into a segment → the log's files are recycled.
+//! ```text
+//! submit → shard thread: check sequences, assign offsets, gather → entry: one section per tenant, sealed → file, fdatasync
+//!        → publish: tail, high watermark, watchers → replies        flush: tail → segments → one SQL transaction → checkpoint
+//! ```
 //!
 //! Invariants
-//! - Acknowledged means synced. Nothing is shown to a reader before that.
-//! - Every byte written is sealed under a key of its own tenant.
-//! - One entry is in flight per shard, so what is assigned is exactly what is durable when the next one is gathered.
-//! - After a failed sync the shard stops; only a restart, which reads what the disk really has, goes on.
+//! - Nothing is answered, shown or counted before the entry that holds it is on disk.
+//! - Offsets of a partition have no gap and never come twice; a failed write gives back what it had assigned.
+//! - Each start takes a new epoch and never appends to an old one, so no entry id is sealed twice.
+//! - A flush adds segments, state and checkpoint in one transaction guarded by epoch and writer.
 //!
-//! Must not: decode records, know names of topics, ask the metadata store in the path of a produce or a fetch.
+//! Must not: know names of topics, hold a lock across `.await`, answer from bytes whose tag was not checked.
 
-mod batch;
-mod config;
 mod engine;
 mod error;
-mod keyring;
-mod log;
-mod producers;
+mod flush;
+mod keys;
+mod maintenance;
+mod partition;
+mod producer;
+mod read;
+mod recovery;
 mod segment;
 mod shard;
 mod stats;
 mod wal;
 
-pub use batch::{Batch, split_batches};
-pub use config::{EngineConfig, LogConfig};
-pub use engine::{Engine, PartitionSpec, Read, StateRecord, TimeHit, Watch};
-pub use error::{AppendError, OpenError, ReadError, WalError};
-pub use keyring::{Keyring, KeyringError, TenantKeys};
-pub use log::Offsets;
-pub use shard::{Append, Appended};
-pub use stats::{EngineStats, SYNC_BUCKETS_US};
-pub use wal::disk::{Disk, DiskFile};
-
-#[cfg(test)]
-mod tests;
+pub use engine::{Engine, EngineConfig};
+pub use error::{AppendError, LogError, OpenError, ReadError};
+pub use keys::{KeyTrouble, TenantKeys, stored_key};
+pub use partition::{LogConfig, Offsets, Watch};
+pub use read::Read;
+pub use shard::{Appended, StateRecord};
+pub use stats::EngineStats;

@@ -161,3 +161,27 @@ fn frame_above_the_bound_and_empty_segment_are_refused() {
     assert_eq!(writer.frame(facts(0), &[0; 1025]), Err(SealError::TooLong { what: "frame" }));
     assert_eq!(writer.finish(b"").unwrap_err(), SealError::Empty);
 }
+
+/// Computed by an independent program (Python, OpenSSL). Everything but the head's zeros, which are checked and left out.
+#[test]
+fn segment_has_these_exact_bytes() {
+    let (segment, _) = sealed();
+    let used = 180 + 4 + wrapped().to_bytes().unwrap().len() + 4;
+    assert!(segment.bytes[used..HEAD_BYTES].iter().all(|byte| *byte == 0));
+    let head: String = segment.bytes[..used].iter().map(|byte| format!("{byte:02x}")).collect();
+    let rest: String = segment.bytes[HEAD_BYTES..].iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(head, HEAD_HEX);
+    assert_eq!(rest, REST_HEX);
+}
+
+const HEAD_HEX: &str = "\
+    5343484c5345473100010001000100001111111111111111111111111111111111111111111111111111111111111111\
+    222222222222222222222222222222223333333333333333333333333333333344444444444444444444444444444444\
+    000000000000000500000000000000060000040055555555555555555555555555555555320d4dd2a6a51b2999719711\
+    f4016c0821986059c974c524955d96ceae780cfe9b4c66e4544ca0d30e7b7b40cfdb8bdc000000100100056c6f63616c\
+    00016b00030102033077169d";
+const REST_HEX: &str = "\
+    0000000b00304f1fa02be28be160df3f1a6cae731f1d2ace175e5b12a1f22e710000000600356bd1ebda7cbfe1e08fda\
+    060f2c2d2fa9dbc46f14010000000e015dddc2932525847ea303b660317c9691334cd7614f401617d746c1c3d96f1e86\
+    0085a910c9ac667e2a2fb752c42edd0517c4005e04ecc389f365a575067b0fe6707ad0b4caa3aae9e382fd2a75a000ad\
+    d5178c155aa0fbb7d2a4400000002d000000035343484c53454e44";

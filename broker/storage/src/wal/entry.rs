@@ -1,299 +1,253 @@
-//! One entry's bytes.
-//!
-//! | at | bytes | what |
-//! | --- | --- | --- |
-//! | 0 | 4 | `SLWE` |
-//! | 4 | 2 | format, 1 |
-//! | 6 | 1 | kind: 1 opening, 2 entry, 3 seal |
-//! | 7 | 1 | zero |
-//! | 8 | 4 | shard |
-//! | 12 | 8 | epoch |
-//! | 20 | 8 | sequence |
-//! | 28 | 16 | writer |
-//! | 44 | 32 | digest of the entry before |
-//! | 76 | 4 | number of sections |
-//! | 80 | 8 | length, this header and the last checksum included |
-//! | 88 | 4 | CRC-32C of bytes 0..88 |
-//! | 92 | | sections: tenant \[16\], generation u32, wrapped key length u32, sealed length u32, wrapped key, sealed bytes |
-//! | end - 4 | 4 | CRC-32C of bytes 92..end - 4 |
-//!
-//! All big-endian. The digest is SHA-256 over bytes 0..88 and, per section, its header, wrapped key and the last 48
-//! sealed bytes (key commitment and tag, which vouch for the ciphertext): hashing all bytes would cost four times the
-//! sealing.
-//!
-//! Invariant: nothing in an entry is believed before both checksums, and no plaintext before its section's tag.
+//! The bytes of an entry.
 
-use std::sync::Arc;
-
-use bytes::{Buf, Bytes};
-use crc_fast::CrcAlgorithm;
 use schloss_core::TenantId;
-use schloss_crypto::digest::Sha256;
-use schloss_crypto::wal::SECTION_OVERHEAD_BYTES;
-use schloss_crypto::{EntryId, WalKeys};
+use schloss_crypto::digest;
 
-use super::item::Item;
-use crate::error::WalError;
-use crate::producers::take;
+use crate::producer::Cursor;
 
-pub(crate) const HEADER_BYTES: usize = 92;
-const HEADER_CRC_AT: usize = 88;
-const SECTION_HEADER_BYTES: usize = 28;
-const MAGIC: [u8; 4] = *b"SLWE";
-const FORMAT: u16 = 1;
+/// Length of an entry's header.
+pub const HEADER_BYTES: usize = 92;
+const MAGIC: [u8; 8] = *b"SCHLWAL1";
+/// An entry's body is refused above this: larger than any request, so that a damaged length reserves nothing.
+pub const BODY_BYTES_MAX: usize = 1 << 30;
 
-/// What an entry is for.
+/// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// First of its epoch: from here on the older epochs' writers are dead.
-    Opening = 1,
+pub enum Kind {
+    /// The first of an epoch.
+    Opening,
     /// A group commit.
-    Entry = 2,
-    /// Last of its epoch.
-    Seal = 3,
+    Data,
+    /// The end of an epoch.
+    Seal,
 }
 
-/// An entry's fixed facts.
+/// An entry's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct EntryHead {
+pub struct Header {
     pub kind: Kind,
-    pub name: EntryId,
+    pub shard: u32,
+    pub epoch: u64,
+    pub seq: u64,
     pub writer: [u8; 16],
     pub previous: [u8; 32],
+    pub body_bytes: u32,
+    pub body_crc: u32,
 }
 
-/// A tenant's share of an entry, before sealing.
-pub(crate) struct PlainSection {
-    pub tenant: TenantId,
-    pub key: Arc<EpochKey>,
-    pub items: Vec<Item>,
-}
-
-/// A tenant's epoch key as the log uses it.
-#[derive(Debug)]
-pub(crate) struct EpochKey {
-    pub keys: WalKeys,
-    pub generation: u32,
-    pub wrapped: Vec<u8>,
-}
-
-/// An entry's final bytes.
-pub(crate) struct SealedEntry {
-    pub bytes: Vec<u8>,
-    pub digest: [u8; 32],
-}
-
-/// Seals sections into `buffer`, whose old content is dropped and whose memory is kept.
-pub(crate) fn seal(head: &EntryHead, sections: &[PlainSection], mut buffer: Vec<u8>) -> Result<SealedEntry, WalError> {
-    buffer.clear();
-    write_header(head, sections.len(), &mut buffer);
-    let mut tags: Vec<std::ops::Range<usize>> = Vec::with_capacity(sections.len() * 2);
-    for (number, section) in (0_u32..).zip(sections) {
-        let header_at = buffer.len();
-        let tenant = section.tenant.to_bytes();
-        buffer.extend_from_slice(&tenant);
-        buffer.extend_from_slice(&section.key.generation.to_be_bytes());
-        buffer.extend_from_slice(&length_u32(section.key.wrapped.len())?.to_be_bytes());
-        buffer.extend_from_slice(&[0; 4]);
-        buffer.extend_from_slice(&section.key.wrapped);
-        let start = buffer.len();
-        section.items.iter().for_each(|item| item.write_to(&mut buffer));
-        section.key.keys.seal_section_from(head.name, number, tenant, &mut buffer, start)?;
-        let sealed_len = length_u32(buffer.len() - start)?;
-        buffer[header_at + 24..header_at + SECTION_HEADER_BYTES].copy_from_slice(&sealed_len.to_be_bytes());
-        tags.push(header_at..start);
-        tags.push(buffer.len() - SECTION_OVERHEAD_BYTES..buffer.len());
-    }
-    let length = (buffer.len() + 4) as u64;
-    buffer[80..HEADER_CRC_AT].copy_from_slice(&length.to_be_bytes());
-    let crc = crc32c(&buffer[..HEADER_CRC_AT]);
-    buffer[HEADER_CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_be_bytes());
-    let crc = crc32c(&buffer[HEADER_BYTES..]);
-    buffer.extend_from_slice(&crc.to_be_bytes());
-    let mut digest = Sha256::new();
-    digest.update(&buffer[..HEADER_CRC_AT]);
-    tags.into_iter().for_each(|range| digest.update(&buffer[range]));
-    Ok(SealedEntry { digest: digest.finish(), bytes: buffer })
-}
-
-fn write_header(head: &EntryHead, sections: usize, buffer: &mut Vec<u8>) {
-    buffer.extend_from_slice(&MAGIC);
-    buffer.extend_from_slice(&FORMAT.to_be_bytes());
-    buffer.extend_from_slice(&[head.kind as u8, 0]);
-    buffer.extend_from_slice(&head.name.shard.to_be_bytes());
-    buffer.extend_from_slice(&head.name.epoch.to_be_bytes());
-    buffer.extend_from_slice(&head.name.seq.to_be_bytes());
-    buffer.extend_from_slice(&head.writer);
-    buffer.extend_from_slice(&head.previous);
-    // Bounded by the entry's bytes long before.
-    buffer.extend_from_slice(&u32::try_from(sections).unwrap_or(u32::MAX).to_be_bytes());
-    buffer.extend_from_slice(&[0; 12]);
-}
-
-/// Bytes that `sections` will take sealed, an upper bound.
-pub(crate) fn sealed_bytes(sections: &[PlainSection]) -> usize {
-    let section = |section: &PlainSection| {
-        SECTION_HEADER_BYTES
-            + section.key.wrapped.len()
-            + SECTION_OVERHEAD_BYTES
-            + section.items.iter().map(Item::len).sum::<usize>()
-    };
-    HEADER_BYTES + 4 + sections.iter().map(section).sum::<usize>()
-}
-
-fn length_u32(length: usize) -> Result<u32, WalError> {
-    u32::try_from(length).map_err(|_| WalError::TooLarge { bytes: length })
-}
-
-fn crc32c(bytes: &[u8]) -> u32 {
-    // A CRC-32 fits.
-    u32::try_from(crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, bytes)).unwrap_or(0)
-}
-
-/// A header whose checksum holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ReadHead {
-    pub head: EntryHead,
-    pub length: usize,
-    sections: u32,
-}
-
-/// Reads an entry's header; `None` for anything that is not one.
-pub(crate) fn read_head(bytes: &[u8]) -> Option<ReadHead> {
-    let header = bytes.get(..HEADER_BYTES)?;
-    let mut fields = header;
-    let magic: [u8; 4] = take(&mut fields)?;
-    let format = u16::from_be_bytes(take(&mut fields)?);
-    let [kind, _] = take(&mut fields)?;
-    let name = EntryId {
-        shard: u32::from_be_bytes(take(&mut fields)?),
-        epoch: u64::from_be_bytes(take(&mut fields)?),
-        seq: u64::from_be_bytes(take(&mut fields)?),
-    };
-    let writer = take(&mut fields)?;
-    let previous = take(&mut fields)?;
-    let sections = u32::from_be_bytes(take(&mut fields)?);
-    let length = usize::try_from(u64::from_be_bytes(take(&mut fields)?)).ok()?;
-    let crc = u32::from_be_bytes(take(&mut fields)?);
-    let kind = match kind {
-        1 => Kind::Opening,
-        2 => Kind::Entry,
-        3 => Kind::Seal,
-        _ => return None,
-    };
-    let good = magic == MAGIC
-        && format == FORMAT
-        && length >= HEADER_BYTES + 4
-        && crc == crc32c(&header[..HEADER_CRC_AT]);
-    good.then_some(ReadHead { head: EntryHead { kind, name, writer, previous }, length, sections })
-}
-
-/// A tenant's share of a stored entry, still sealed.
+/// A header with its body.
 #[derive(Clone, Debug)]
-pub(crate) struct SealedSection {
-    pub entry: EntryId,
-    pub number: u32,
-    pub tenant: TenantId,
-    pub generation: u32,
-    pub wrapped: Bytes,
-    pub sealed: Bytes,
+pub struct Entry<B> {
+    pub header: Header,
+    pub body: B,
 }
 
-/// A stored entry whose checksums hold.
-pub(crate) struct Entry {
-    pub head: EntryHead,
-    pub digest: [u8; 32],
-    pub sections: Vec<SealedSection>,
-}
+impl Header {
+    /// The 92 bytes.
+    pub fn to_bytes(self) -> [u8; HEADER_BYTES] {
+        let kind = match self.kind {
+            Kind::Opening => 1,
+            Kind::Data => 2,
+            Kind::Seal => 3,
+        };
+        let mut bytes = Vec::with_capacity(HEADER_BYTES);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&[kind, 0, 0, 0]);
+        bytes.extend_from_slice(&self.shard.to_be_bytes());
+        bytes.extend_from_slice(&self.epoch.to_be_bytes());
+        bytes.extend_from_slice(&self.seq.to_be_bytes());
+        bytes.extend_from_slice(&self.writer);
+        bytes.extend_from_slice(&self.previous);
+        bytes.extend_from_slice(&self.body_bytes.to_be_bytes());
+        bytes.extend_from_slice(&self.body_crc.to_be_bytes());
+        let crc = super::crc32c(&bytes);
+        bytes.extend_from_slice(&crc.to_be_bytes());
+        let mut fixed = [0; HEADER_BYTES];
+        fixed.copy_from_slice(&bytes);
+        fixed
+    }
 
-impl Entry {
-    /// Reads a whole entry; `None` when torn or altered.
-    pub(crate) fn read(bytes: &Bytes) -> Option<Self> {
-        let ReadHead { head, length, sections: count } = read_head(bytes)?;
-        let body = bytes.get(HEADER_BYTES..length.checked_sub(4)?)?;
-        let crc = u32::from_be_bytes(*bytes.get(length - 4..length)?.first_chunk()?);
-        if crc != crc32c(body) {
+    /// Reads a header; `None` unless it is whole and its checksum agrees.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..HEADER_BYTES)?;
+        let (checked, crc) = bytes.split_at_checked(HEADER_BYTES - 4)?;
+        if !bytes.starts_with(&MAGIC) || crc != super::crc32c(checked).to_be_bytes() {
             return None;
         }
-        let mut digest = Sha256::new();
-        digest.update(&bytes[..HEADER_CRC_AT]);
-        let mut rest = bytes.slice(HEADER_BYTES..length - 4);
-        let mut sections = Vec::new();
-        for number in 0..count {
-            let header = rest.get(..SECTION_HEADER_BYTES)?;
-            digest.update(header);
-            let mut fields = header;
-            let tenant = TenantId::from_bytes(take(&mut fields)?)?;
-            let generation = u32::from_be_bytes(take(&mut fields)?);
-            let wrapped_len = usize::try_from(u32::from_be_bytes(take(&mut fields)?)).ok()?;
-            let sealed_len = usize::try_from(u32::from_be_bytes(take(&mut fields)?)).ok()?;
-            rest.advance(SECTION_HEADER_BYTES);
-            if rest.len() < wrapped_len.checked_add(sealed_len)? || sealed_len < SECTION_OVERHEAD_BYTES {
-                return None;
-            }
-            let wrapped = rest.split_to(wrapped_len);
-            let sealed = rest.split_to(sealed_len);
-            digest.update(&wrapped);
-            digest.update(&sealed[sealed_len - SECTION_OVERHEAD_BYTES..]);
-            sections.push(SealedSection { entry: head.name, number, tenant, generation, wrapped, sealed });
-        }
-        rest.is_empty().then(|| Self { head, digest: digest.finish(), sections })
+        let mut cursor = Cursor(checked);
+        cursor.take::<8>()?;
+        let kind = match cursor.take::<4>()? {
+            [1, 0, 0, 0] => Kind::Opening,
+            [2, 0, 0, 0] => Kind::Data,
+            [3, 0, 0, 0] => Kind::Seal,
+            _ => return None,
+        };
+        Some(Self {
+            kind,
+            shard: u32::from_be_bytes(cursor.take()?),
+            epoch: u64::from_be_bytes(cursor.take()?),
+            seq: u64::from_be_bytes(cursor.take()?),
+            writer: cursor.take()?,
+            previous: cursor.take()?,
+            body_bytes: u32::from_be_bytes(cursor.take()?),
+            body_crc: u32::from_be_bytes(cursor.take()?),
+        })
     }
+
+    /// What the next entry names as its previous one.
+    pub fn digest(self) -> [u8; 32] {
+        digest::sha256(&self.to_bytes())
+    }
+}
+
+/// One tenant's sealed part of a body.
+pub struct Section<'a> {
+    pub tenant: TenantId,
+    pub generation: u32,
+    pub wrapped: &'a [u8],
+    pub sealed: &'a [u8],
+}
+
+/// Begins a section; the caller appends the plaintext, seals it in place and calls [`end_section`].
+/// Returns where the plaintext begins.
+pub fn begin_section(body: &mut Vec<u8>, tenant: TenantId, generation: u32, wrapped: &[u8]) -> usize {
+    body.extend_from_slice(&tenant.to_bytes());
+    body.extend_from_slice(&generation.to_be_bytes());
+    body.extend_from_slice(&u16::try_from(wrapped.len()).unwrap_or(u16::MAX).to_be_bytes());
+    body.extend_from_slice(wrapped);
+    body.extend_from_slice(&[0; 4]);
+    body.len()
+}
+
+/// Writes the sealed length in front of what was sealed from `start`.
+pub fn end_section(body: &mut [u8], start: usize) {
+    let length = u32::try_from(body.len().saturating_sub(start)).unwrap_or(u32::MAX);
+    if let Some(field) = start.checked_sub(4).and_then(|at| body.get_mut(at..start)) {
+        field.copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+/// Reads the sections of a body; `None` when malformed.
+pub fn sections(body: &[u8]) -> Option<Vec<Section<'_>>> {
+    let mut cursor = Cursor(body);
+    let mut all = Vec::new();
+    while !cursor.0.is_empty() {
+        let tenant = TenantId::from_bytes(cursor.take()?)?;
+        let generation = u32::from_be_bytes(cursor.take()?);
+        let wrapped_bytes = usize::from(u16::from_be_bytes(cursor.take()?));
+        let wrapped = cursor.slice(wrapped_bytes)?;
+        let sealed_bytes = usize::try_from(u32::from_be_bytes(cursor.take()?)).ok()?;
+        all.push(Section { tenant, generation, wrapped, sealed: cursor.slice(sealed_bytes)? });
+    }
+    Some(all)
+}
+
+/// An item of a section.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// A record batch.
+    Batch {
+        topic: [u8; 16],
+        partition: i32,
+        appended_ms: i64,
+        /// Where the batch is in the section.
+        at: std::ops::Range<usize>,
+    },
+    /// A state record; no value removes it.
+    State { key: &'a [u8], value: Option<&'a [u8]> },
+}
+
+/// Appends a batch item in two pieces.
+pub fn put_batch(plain: &mut Vec<u8>, topic: [u8; 16], partition: i32, appended_ms: i64, head: &[u8], rest: &[u8]) {
+    plain.push(1);
+    plain.extend_from_slice(&topic);
+    plain.extend_from_slice(&partition.to_be_bytes());
+    plain.extend_from_slice(&appended_ms.to_be_bytes());
+    plain.extend_from_slice(&u32::try_from(head.len().saturating_add(rest.len())).unwrap_or(u32::MAX).to_be_bytes());
+    plain.extend_from_slice(head);
+    plain.extend_from_slice(rest);
+}
+
+/// Appends a state item.
+pub fn put_state(plain: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>) {
+    plain.push(2);
+    plain.extend_from_slice(&u32::try_from(key.len()).unwrap_or(u32::MAX).to_be_bytes());
+    plain.extend_from_slice(key);
+    match value {
+        Some(value) => {
+            plain.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
+            plain.extend_from_slice(value);
+        }
+        None => plain.extend_from_slice(&u32::MAX.to_be_bytes()),
+    }
+}
+
+/// Reads the items of an opened section; `None` when malformed.
+pub fn items(plain: &[u8]) -> Option<Vec<Item<'_>>> {
+    let mut cursor = Cursor(plain);
+    let mut all = Vec::new();
+    while !cursor.0.is_empty() {
+        match cursor.take::<1>()? {
+            [1] => {
+                let topic = cursor.take()?;
+                let partition = i32::from_be_bytes(cursor.take()?);
+                let appended_ms = i64::from_be_bytes(cursor.take()?);
+                let length = usize::try_from(u32::from_be_bytes(cursor.take()?)).ok()?;
+                let start = plain.len().checked_sub(cursor.0.len())?;
+                cursor.slice(length)?;
+                all.push(Item::Batch { topic, partition, appended_ms, at: start..start.checked_add(length)? });
+            }
+            [2] => {
+                let length = usize::try_from(u32::from_be_bytes(cursor.take()?)).ok()?;
+                let key = cursor.slice(length)?;
+                let value = match u32::from_be_bytes(cursor.take()?) {
+                    u32::MAX => None,
+                    length => Some(cursor.slice(usize::try_from(length).ok()?)?),
+                };
+                all.push(Item::State { key, value });
+            }
+            _ => return None,
+        }
+    }
+    Some(all)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wal::item::Item;
-    use schloss_crypto::DataKey;
 
-    const NAME: EntryId = EntryId { shard: 1, epoch: 2, seq: 3 };
-
-    fn section(account: u64, value: &'static [u8]) -> PlainSection {
-        PlainSection {
-            tenant: TenantId::new(account).unwrap(),
-            key: Arc::new(EpochKey {
-                keys: WalKeys::new(&DataKey::take(&mut [9; 32])),
-                generation: 4,
-                wrapped: vec![1, 2, 3],
-            }),
-            items: vec![Item::State { key: Bytes::from_static(b"k"), value: Some(Bytes::from_static(value)) }],
-        }
-    }
-
-    fn sealed() -> SealedEntry {
-        let head = EntryHead { kind: Kind::Entry, name: NAME, writer: [5; 16], previous: [6; 32] };
-        seal(&head, &[section(1, b"one"), section(2, b"two")], Vec::new()).unwrap()
+    fn header() -> Header {
+        Header { kind: Kind::Data, shard: 1, epoch: 2, seq: 3, writer: [4; 16], previous: [5; 32], body_bytes: 6, body_crc: 7 }
     }
 
     #[test]
-    fn entry_reads_back_as_it_was_sealed() {
-        let SealedEntry { bytes, digest } = sealed();
-        let entry = Entry::read(&bytes.into()).unwrap();
-        assert_eq!((entry.head.name, entry.head.writer, entry.head.previous), (NAME, [5; 16], [6; 32]));
-        assert_eq!(entry.digest, digest);
-        assert_eq!(entry.sections.len(), 2);
-        let keys = WalKeys::new(&DataKey::take(&mut [9; 32]));
-        let second = &entry.sections[1];
-        let plain =
-            keys.open_section(NAME, 1, second.tenant.to_bytes(), bytes::BytesMut::from(&second.sealed[..])).unwrap();
-        assert!(plain.ends_with(b"two"));
+    fn header_has_this_byte_form() {
+        let bytes = header().to_bytes();
+        let expected = [b"SCHLWAL1".as_slice(), &[2, 0, 0, 0], &[0, 0, 0, 1], &[0, 0, 0, 0, 0, 0, 0, 2], &[0, 0, 0, 0, 0, 0, 0, 3], &[4; 16], &[5; 32], &[0, 0, 0, 6], &[0, 0, 0, 7]].concat();
+        assert_eq!(bytes[..88], expected[..]);
+        assert_eq!(Header::read(&bytes), Some(header()));
     }
 
     #[test]
-    fn every_flipped_byte_and_every_cut_is_refused() {
-        let SealedEntry { bytes, .. } = sealed();
-        for at in 0..bytes.len() {
-            let mut bad = bytes.clone();
-            bad[at] ^= 1;
-            assert!(Entry::read(&bad.into()).is_none(), "byte {at}");
-            assert!(Entry::read(&Bytes::copy_from_slice(&bytes[..at])).is_none(), "cut at {at}");
+    fn every_flipped_bit_of_a_header_is_noticed() {
+        let bytes = header().to_bytes();
+        for bit in 0..HEADER_BYTES * 8 {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Header::read(&flipped), None, "bit {bit}");
         }
     }
 
     #[test]
-    fn reserved_length_is_enough() {
-        let sections = [section(1, b"one"), section(2, b"two")];
-        assert_eq!(sealed_bytes(&sections), sealed().bytes.len());
+    fn items_round_trip_and_cut_ones_are_refused() {
+        let mut plain = Vec::new();
+        put_batch(&mut plain, [1; 16], 2, 3, b"head", b"rest");
+        put_state(&mut plain, b"key", Some(b"value"));
+        put_state(&mut plain, b"gone", None);
+        let read = items(&plain).unwrap();
+        assert!(matches!(&read[0], Item::Batch { at, .. } if &plain[at.clone()] == b"headrest"));
+        assert_eq!(read[1], Item::State { key: b"key", value: Some(b"value") });
+        assert_eq!(read[2], Item::State { key: b"gone", value: None });
+        assert!(items(&plain[..plain.len() - 1]).is_none());
     }
 }

@@ -1,59 +1,85 @@
-//! A shard's write-ahead log: names, entries, and where they are kept.
+//! The write-ahead log: entries named (epoch, sequence number), each written once.
 //!
-//! In: sealed entries under names (epoch, sequence) that are used once. Out: durable entries, read back in order.
+//! An entry is atomic and holds what one group commit gathered: a section per tenant, each under that tenant's epoch key.
+//! The store is a trait of few verbs over names, so that an object store is later another store: create a name, read
+//! upward from a name, collect behind a checkpoint. The local store is [`file::FileWal`].
 //!
-//! Invariants
-//! - `create` answers only when the entry survives a power cut.
-//! - A name has one content for ever; a log is read up to its first missing name, and a seal is put there before
-//!   anything behind it is trusted (CLUSTER.md, section 3).
+//! Entry, big-endian:
 //!
-//! Must not: know what a section holds.
+//! | at | bytes | field |
+//! | --- | --- | --- |
+//! | 0 | 8 | magic `SCHLWAL1` |
+//! | 8 | 1 | kind: 1 opening, 2 entry, 3 seal |
+//! | 9 | 3 | zero |
+//! | 12 | 4 | shard |
+//! | 16 | 8 | epoch |
+//! | 24 | 8 | sequence number, from 1 (the opening) |
+//! | 32 | 16 | writer, random per taking |
+//! | 48 | 32 | SHA-256 of the previous entry's header (zero for an opening of the first epoch) |
+//! | 80 | 4 | length of the body |
+//! | 84 | 4 | CRC-32C of the body: tells a torn write, not an attack; sections carry their own tags |
+//! | 88 | 4 | CRC-32C of the 88 bytes before |
+//! | 92 | … | body: sections one after the other |
+//!
+//! Section: tenant \[16\] | key generation u32 | wrapped key length u16, bytes | sealed length u32, bytes
+//! ([`schloss_crypto::WalKeys`]). Plaintext of a section: items.
+//!
+//! Item: kind u8, then 1 batch: topic \[16\] | partition i32 | appended ms i64 | length u32 | batch; 2 state: key length u32,
+//! key | value length u32 (all ones: removed), value.
 
-pub mod disk;
-pub(crate) mod entry;
-pub(crate) mod item;
-mod local;
-#[cfg(test)]
-pub(crate) mod mem_disk;
+pub mod entry;
+pub mod file;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use schloss_crypto::EntryId;
 
-pub(crate) use entry::{Entry, Kind, SealedEntry};
-pub(crate) use local::{LocalWal, LocalWalConfig};
+use entry::Entry;
 
-use crate::error::WalError;
-
-/// Makes an entry's final bytes in a recycled buffer; runs once, where the store writes.
-pub(crate) type SealJob = Box<dyn FnOnce(Vec<u8>) -> Result<SealedEntry, WalError> + Send>;
-
-/// Where one shard's entries are kept. A folder of files now; an object store has the same shape.
-#[async_trait]
-pub(crate) trait WalStore: Send + Sync {
-    /// The highest epoch with an entry, or 0.
-    async fn highest_epoch(&self) -> Result<u64, WalError>;
-    /// True when an entry stands behind `name`.
-    async fn continues_behind(&self, name: EntryId) -> Result<bool, WalError>;
-    /// An entry's bytes; `None` when nobody finished writing it.
-    async fn read(&self, name: EntryId) -> Result<Option<Bytes>, WalError>;
-    /// Makes sure that an entry of `bytes` fits, before it gets a name. [`WalError::NoSpace`] changes nothing.
-    async fn reserve(&self, bytes: usize) -> Result<(), WalError>;
-    /// Bytes that surely fit without [`WalStore::reserve`].
-    fn room(&self) -> usize;
-    /// Seals and writes the next entry; answers its digest and length when it is durable.
-    async fn create(&self, name: EntryId, seal: SealJob) -> Result<Created, WalError>;
-    /// Frees what stands wholly at or behind `name`.
-    fn collect(&self, name: EntryId);
+/// What a store says of a write.
+#[derive(Debug, thiserror::Error)]
+pub enum WalError {
+    /// There is no space; nothing was written under the name, it may be tried again with other bytes.
+    #[error("the disk is full")]
+    Full,
+    /// The outcome is unknown or the name is taken: the writer must step down.
+    #[error("the log could not be written: {0}")]
+    Failed(std::io::Error),
 }
 
-/// A durable entry.
+/// Entries of one shard as a reader finds them.
+pub trait WalStore: Send {
+    /// Epochs that have any entry, ascending.
+    fn epochs(&self) -> std::io::Result<Vec<u64>>;
+    /// Entries of an epoch with a sequence number above `after`, in order, up to the first that is missing.
+    fn replay(&self, epoch: u64, after: u64) -> std::io::Result<Replay>;
+    /// Creates the next entry of the epoch being written and makes it durable. `bytes` is the whole entry.
+    fn create(&mut self, epoch: u64, seq: u64, bytes: &[u8]) -> Result<(), WalError>;
+    /// Deletes or recycles entries at and behind the checkpoint. Openings and seals of a local log go with their files:
+    /// the manifest's epoch is what keeps a name from being used twice.
+    fn collect(&mut self, checkpoint: (u64, u64)) -> std::io::Result<()>;
+}
+
+/// What a replay of one epoch found.
+#[derive(Debug)]
+pub struct Replay {
+    /// Whole entries in order.
+    pub entries: Vec<Entry<Bytes>>,
+    /// What follows the last whole entry.
+    pub end: ReplayEnd,
+}
+
+/// How an epoch's log ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Created {
-    /// The next entry states it.
-    pub digest: [u8; 32],
-    /// Bytes written.
-    pub bytes: usize,
-    /// Microseconds of the sync alone.
-    pub sync_us: u64,
+pub enum ReplayEnd {
+    /// Nothing, or a torn write that was never acknowledged.
+    Open,
+    /// A later entry exists behind one that is missing or does not read: damage, not a torn write.
+    Damaged {
+        /// The entry that is missing.
+        seq: u64,
+    },
+}
+
+/// CRC-32C (Castagnoli).
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    u32::try_from(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes)).unwrap_or_default()
 }

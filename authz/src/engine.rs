@@ -1,0 +1,135 @@
+//! The policies in force, and sessions under them.
+//!
+//! A new organisation replaces the old one as a whole and raises the epoch; sessions compare epochs and bind anew.
+//! What cannot be read or compiled never gets here, so the old set stays in force.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use crate::arn::AccountId;
+use crate::cache::DecisionCache;
+use crate::evaluate::CompiledSet;
+use crate::frame::{Bound, Frame, FrameError};
+use crate::organisation::{Organisation, Principal};
+use crate::policy::{Attached, Caller};
+use crate::session::Session;
+
+/// The authoriser of a process.
+pub struct Engine {
+    frame: &'static Frame,
+    epoch: Arc<AtomicU64>,
+    organisation: RwLock<Arc<Organisation>>,
+}
+
+/// Why nobody can be bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BindError {
+    /// The organisation has no such tenant.
+    #[error("the account is no tenant")]
+    UnknownTenant,
+    /// The tenant has no such user or role.
+    #[error("the tenant has no such principal")]
+    UnknownPrincipal,
+}
+
+impl Engine {
+    /// With these policies in force.
+    ///
+    /// # Errors
+    /// [`FrameError`] when the frame of decisions cannot be built; there is no engine without it.
+    pub fn new(organisation: Organisation) -> Result<Self, FrameError> {
+        let organisation = RwLock::new(Arc::new(organisation));
+        Ok(Self {
+            frame: Frame::shared()?,
+            epoch: Arc::new(AtomicU64::new(1)),
+            organisation,
+        })
+    }
+
+    /// Puts other policies in force and tells their epoch. Sessions of before stop being current at once.
+    pub fn apply(&self, organisation: Organisation) -> u64 {
+        let mut slot = self
+            .organisation
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *slot = Arc::new(organisation);
+        // INVARIANT: the epoch moves while the lock is held, so that `bind` pairs each set with its own epoch.
+        self.epoch.fetch_add(1, Ordering::AcqRel).saturating_add(1)
+    }
+
+    /// The epoch of the policies in force.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// The organisation in force.
+    #[must_use]
+    pub fn organisation(&self) -> Arc<Organisation> {
+        Arc::clone(
+            &self
+                .organisation
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// Binds a principal to its policies, for its own tenant's virtual cluster.
+    ///
+    /// # Errors
+    /// [`BindError`]: the connection must be refused, or cut when it lives.
+    pub fn bind(&self, principal: &Principal) -> Result<Session, BindError> {
+        self.bind_with(principal, principal.account, &[])
+    }
+
+    /// Binds a principal for the cluster of `owner`, under session policies (none: no session policy).
+    ///
+    /// # Errors
+    /// [`BindError`] as above.
+    pub fn bind_with(
+        &self,
+        principal: &Principal,
+        owner: AccountId,
+        session_policies: &[Attached],
+    ) -> Result<Session, BindError> {
+        let slot = self
+            .organisation
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (organisation, epoch) = (Arc::clone(&slot), self.epoch());
+        drop(slot);
+        let tenant = organisation.tenant(owner).ok_or(BindError::UnknownTenant)?;
+        let (mut layers, mut keys) = organisation.binding(principal)?;
+        layers.resource = tenant.cluster_policies().to_vec();
+        layers.session = session_policies.to_vec();
+        keys.set("aws:ResourceAccount", owner.to_string());
+        let bound = Arc::new(Bound {
+            caller: Caller::parse(&principal.arn()),
+            keys,
+            set: CompiledSet::new(&layers),
+            resource_account: Some(owner.to_string().into()),
+        });
+        Ok(Session {
+            principal: principal.clone(),
+            cluster: tenant.cluster().clone(),
+            bound,
+            frame: self.frame,
+            session_policies: session_policies.into(),
+            epoch,
+            current: Arc::clone(&self.epoch),
+            cache: Mutex::new(DecisionCache::default()),
+        })
+    }
+
+    /// Binds the same principal anew after a change.
+    ///
+    /// # Errors
+    /// [`BindError`] when the principal or tenant is gone: the connection must be cut.
+    pub fn rebind(&self, session: &Session) -> Result<Session, BindError> {
+        self.bind_with(
+            &session.principal,
+            session.cluster.account,
+            &session.session_policies,
+        )
+    }
+}

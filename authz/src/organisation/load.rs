@@ -1,0 +1,703 @@
+//! Puts an organisation together from its files.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use casbin::{DefaultRoleManager, RoleManager};
+
+use super::people::{CertificateRule, Shows};
+use super::tables::{Table, TomlFile};
+use super::{Identity, MANAGED, Organisation, POLICY_NODE, Tenant};
+use crate::arn::{AccountId, ClusterArn};
+use crate::finding::{Finding, Findings, Problem, Severity};
+use crate::json::Position;
+use crate::lint;
+use crate::policy::{Attached, DocumentKind, Library};
+
+/// Everything on the way.
+struct Loading<'a> {
+    files: &'a BTreeMap<String, String>,
+    library: &'a mut Library,
+    findings: Vec<Finding>,
+    graph: DefaultRoleManager,
+    hosts: HashMap<Box<str>, AccountId>,
+    client_cas: HashMap<[u8; 32], AccountId>,
+}
+
+pub(super) fn load(
+    files: &BTreeMap<String, String>,
+    library: &mut Library,
+) -> Result<Organisation, Vec<Finding>> {
+    let mut loading = Loading {
+        files,
+        library,
+        findings: Vec::new(),
+        graph: DefaultRoleManager::new(ROLE_DEPTH_MAX),
+        hosts: HashMap::new(),
+        client_cas: HashMap::new(),
+    };
+    loading.refuse_strays();
+    let guardrails = loading.policies("guardrails/", DocumentKind::Guardrail);
+    let controls = loading.policies("resource-controls/", DocumentKind::ResourceControl);
+    let (id, guardrails, resource_controls) = loading.organisation(&guardrails, &controls);
+    let mut tenants: BTreeMap<AccountId, Tenant> = BTreeMap::new();
+    for alias in loading.aliases() {
+        let file = format!("tenants/{alias}/tenant.toml");
+        if let Some(tenant) = loading.tenant(alias) {
+            if let Some(other) = tenants.get(&tenant.account) {
+                let (name, other) = (tenant.account.to_string().into(), other.alias.clone());
+                let problem = Problem::Duplicate {
+                    kind: "account",
+                    name,
+                    other,
+                };
+                loading.findings.push(Finding {
+                    file: file.into(),
+                    at: Position::START,
+                    problem,
+                });
+            }
+            tenants.insert(tenant.account, tenant);
+        }
+    }
+    if tenants.is_empty() && loading.findings.is_empty() {
+        let problem = Problem::Missing {
+            name: "tenants/<alias>/tenant.toml",
+        };
+        loading.findings.push(Finding {
+            file: "tenants".into(),
+            at: Position::START,
+            problem,
+        });
+    }
+    let Loading {
+        mut findings,
+        graph,
+        hosts,
+        client_cas,
+        library,
+        ..
+    } = loading;
+    findings.sort_by(|a, b| (&a.file, a.at).cmp(&(&b.file, b.at)));
+    if findings.iter().any(|f| f.severity() == Severity::Error) {
+        return Err(findings);
+    }
+    library.sweep();
+    Ok(Organisation {
+        id,
+        tenants,
+        hosts,
+        client_cas,
+        guardrails,
+        resource_controls,
+        graph,
+        warnings: findings,
+    })
+}
+
+impl<'a> Loading<'a> {
+    /// Runs `read` with the findings of one file.
+    fn in_file<T>(&mut self, file: &str, read: impl FnOnce(&mut Findings<'_>) -> T) -> T {
+        read(&mut Findings {
+            file: file.into(),
+            list: &mut self.findings,
+        })
+    }
+
+    /// Reads a TOML file, which may be absent.
+    fn toml<T>(&mut self, file: &str, read: impl FnOnce(&mut Table<'_, '_, '_>) -> T) -> Option<T> {
+        let text = self.files.get(file)?;
+        self.in_file(file, |findings| {
+            Some(read(&mut TomlFile::parse(text, findings)?.root(findings)))
+        })
+    }
+
+    /// A misspelt folder must not silently mean "no policies".
+    fn refuse_strays(&mut self) {
+        for path in self.files.keys() {
+            let parts: Vec<&str> = path.split('/').collect();
+            let fits = match parts.as_slice() {
+                ["organisation.toml"] | ["tenants", _, "tenant.toml" | "certificates.toml"] => true,
+                ["guardrails" | "resource-controls", file] => file.ends_with(".json"),
+                ["tenants", _, "users" | "roles" | "groups", file] => file.ends_with(".toml"),
+                [
+                    "tenants",
+                    _,
+                    "policies" | "trust" | "cluster-policies",
+                    file,
+                ] => file.ends_with(".json"),
+                _ => !path.ends_with(".toml") && !path.ends_with(".json"),
+            };
+            if !fits {
+                let problem = Problem::Unknown {
+                    name: path.as_str().into(),
+                };
+                self.findings.push(Finding {
+                    file: path.as_str().into(),
+                    at: Position::START,
+                    problem,
+                });
+            }
+        }
+    }
+
+    fn aliases(&self) -> Vec<&'a str> {
+        let mut aliases: Vec<&str> = self
+            .files
+            .keys()
+            .filter_map(|p| Some(p.strip_prefix("tenants/")?.split_once('/')?.0))
+            .collect();
+        aliases.dedup();
+        aliases
+    }
+
+    /// Names and texts of the files right in a folder.
+    fn folder(&self, folder: &str, ending: &str) -> Vec<(&'a str, &'a str, &'a str)> {
+        let files = self.files.iter().filter_map(|(path, text)| {
+            let name = path.strip_prefix(folder)?.strip_suffix(ending)?;
+            (!name.contains('/')).then_some((name, path.as_str(), text.as_str()))
+        });
+        files.collect()
+    }
+
+    fn policies(&mut self, folder: &str, kind: DocumentKind) -> BTreeMap<Box<str>, Attached> {
+        let mut policies = BTreeMap::new();
+        for (name, path, text) in self.folder(folder, ".json") {
+            let file: Arc<str> = path.into();
+            if let Some(document) = self.library.compile(kind, &file, text, &mut self.findings) {
+                lint::document(
+                    &document,
+                    kind,
+                    &mut Findings {
+                        file,
+                        list: &mut self.findings,
+                    },
+                );
+                policies.insert(
+                    name.into(),
+                    Attached {
+                        name: name.into(),
+                        document,
+                    },
+                );
+            }
+        }
+        policies
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn organisation(
+        &mut self,
+        guardrails: &BTreeMap<Box<str>, Attached>,
+        controls: &BTreeMap<Box<str>, Attached>,
+    ) -> (Option<Box<str>>, Vec<Vec<Attached>>, Vec<Vec<Attached>>) {
+        let full_access = self.managed(DocumentKind::Guardrail, "full-access");
+        let files = self.files;
+        let exists =
+            |folder: &str, name: &str| files.contains_key(&format!("{folder}/{name}.json"));
+        self.toml("organisation.toml", |table| {
+            table.only(&["id", "guardrails", "resource_controls"]);
+            let id = table.text("id").map(|(_, id)| id.into());
+            let mut levels =
+                |key: &str,
+                 folder: &str,
+                 kind: &'static str,
+                 policies: &BTreeMap<Box<str>, Attached>| {
+                    let mut levels = Vec::new();
+                    for names in table.lists(key) {
+                        let mut level = Vec::new();
+                        for (at, name) in names {
+                            match policies.get(name) {
+                                Some(policy) => level.push(policy.clone()),
+                                None if name == "managed/full-access" => {
+                                    level.extend(full_access.clone())
+                                }
+                                None if exists(folder, name) => {}
+                                None => table.findings.add(
+                                    at,
+                                    Problem::Dangling {
+                                        kind,
+                                        name: name.into(),
+                                    },
+                                ),
+                            }
+                        }
+                        levels.push(level);
+                    }
+                    levels
+                };
+            let guardrails = levels("guardrails", "guardrails", "guardrail", guardrails);
+            (
+                id,
+                guardrails,
+                levels(
+                    "resource_controls",
+                    "resource-controls",
+                    "resource control policy",
+                    controls,
+                ),
+            )
+        })
+        .unwrap_or_default()
+    }
+
+    fn managed(&mut self, kind: DocumentKind, wanted: &str) -> Option<Attached> {
+        let (_, text) = MANAGED.iter().find(|(name, _)| *name == wanted)?;
+        let name: Arc<str> = format!("managed/{wanted}").into();
+        let document = self
+            .library
+            .compile(kind, &name, text, &mut self.findings)?;
+        Some(Attached { name, document })
+    }
+
+    fn tenant(&mut self, alias: &str) -> Option<Tenant> {
+        let folder = format!("tenants/{alias}/");
+        let file = format!("{folder}tenant.toml");
+        if !self.files.contains_key(&file) {
+            self.in_file(&file, |f| {
+                f.add(
+                    Position::START,
+                    Problem::Missing {
+                        name: "tenant.toml",
+                    },
+                )
+            });
+            return None;
+        }
+        let mut policies = self.policies(&format!("{folder}policies/"), DocumentKind::Identity);
+        for (name, _) in MANAGED {
+            if let Some(policy) = self.managed(DocumentKind::Identity, name) {
+                policies.insert(policy.name.as_ref().into(), policy);
+            }
+        }
+        self.policies(&format!("{folder}trust/"), DocumentKind::Trust);
+        let cluster_policies = self.policies(
+            &format!("{folder}cluster-policies/"),
+            DocumentKind::Resource,
+        );
+        let about = self.toml(&file, |table| read_tenant(table, alias))?;
+        let (account, cluster, hosts, kms_key, client_ca, fingerprints) = about?;
+        for (at, host) in &hosts {
+            if let Some(other) = self.hosts.insert(host.clone(), account) {
+                let problem = Problem::Duplicate {
+                    kind: "host name",
+                    name: host.clone(),
+                    other: other.to_string().into(),
+                };
+                self.in_file(&file, |f| f.add(*at, problem));
+            }
+        }
+        for (at, fingerprint) in fingerprints {
+            if let Some(other) = self.client_cas.insert(fingerprint, account) {
+                let problem = Problem::Duplicate {
+                    kind: "client CA",
+                    name: alias.into(),
+                    other: other.to_string().into(),
+                };
+                self.in_file(&file, |f| f.add(at, problem));
+            }
+        }
+        let groups = self.folder(&format!("{folder}groups/"), ".toml");
+        for (name, path, _) in &groups {
+            self.member(
+                path,
+                account,
+                &format!("group:{name}"),
+                &["policies"],
+                &folder,
+                &policies,
+            );
+        }
+        let group_names: Vec<&str> = groups.iter().map(|(name, _, _)| *name).collect();
+        let users = self.people(&folder, "user", account, &policies, &group_names);
+        let roles = self.people(&folder, "role", account, &policies, &group_names);
+        let certificates = self.certificates(&folder, &users, &roles);
+        let hosts = hosts.into_iter().map(|(_, host)| host).collect();
+        let cluster_policies = cluster_policies.into_values().collect();
+        let alias = alias.into();
+        Some(Tenant {
+            account,
+            alias,
+            cluster,
+            hosts,
+            kms_key,
+            client_ca,
+            users,
+            roles,
+            policies,
+            cluster_policies,
+            certificates,
+        })
+    }
+
+    fn people(
+        &mut self,
+        folder: &str,
+        word: &'static str,
+        account: AccountId,
+        policies: &BTreeMap<Box<str>, Attached>,
+        groups: &[&str],
+    ) -> BTreeMap<Box<str>, Identity> {
+        let known: &[&str] = if word == "user" {
+            &["groups", "policies", "boundary", "tags"]
+        } else {
+            &["policies", "boundary", "trust", "tags"]
+        };
+        let mut people = BTreeMap::new();
+        for (name, path, _) in self.folder(&format!("{folder}{word}s/"), ".toml") {
+            let node = format!("{word}:{name}");
+            let domain = account.to_string();
+            if !is_name(name) {
+                let problem = Problem::BadValue {
+                    value: name.into(),
+                    expected: "name (letters, digits and `+=,.@_-`, at most 64)",
+                };
+                self.in_file(path, |f| f.add(Position::START, problem));
+            }
+            self.member(path, account, &node, known, folder, policies);
+            let files = self.files;
+            let mut links = Vec::new();
+            let identity = self.toml(path, |table| {
+                for (at, group) in table.texts("groups") {
+                    if groups.contains(&group) {
+                        links.push(format!("group:{group}"));
+                    } else {
+                        table.findings.add(
+                            at,
+                            Problem::Dangling {
+                                kind: "group",
+                                name: group.into(),
+                            },
+                        );
+                    }
+                }
+                if let Some((at, trust)) = table.text("trust")
+                    && !files.contains_key(&format!("{folder}trust/{trust}.json"))
+                {
+                    table.findings.add(
+                        at,
+                        Problem::Dangling {
+                            kind: "trust policy",
+                            name: trust.into(),
+                        },
+                    );
+                }
+                let boundary = table.text("boundary").and_then(|(at, name)| {
+                    let found = policies.get(name).cloned();
+                    if found.is_none()
+                        && !files.contains_key(&format!("{folder}policies/{name}.json"))
+                    {
+                        table.findings.add(
+                            at,
+                            Problem::Dangling {
+                                kind: "policy",
+                                name: name.into(),
+                            },
+                        );
+                    }
+                    found
+                });
+                let tags = table
+                    .table("tags", false, |tags| Some(tags.pairs()))
+                    .unwrap_or_default();
+                Identity { boundary, tags }
+            });
+            for link in links {
+                self.graph.add_link(&node, &link, Some(&domain));
+            }
+            people.insert(name.into(), identity.unwrap_or_default());
+        }
+        people
+    }
+
+    /// Links a user, role or group to its policies.
+    fn member(
+        &mut self,
+        path: &str,
+        account: AccountId,
+        node: &str,
+        known: &[&str],
+        folder: &str,
+        policies: &BTreeMap<Box<str>, Attached>,
+    ) {
+        let domain = account.to_string();
+        // Everybody has one link, so that every tenant and principal is in the graph.
+        self.graph.add_link(node, "everybody", Some(&domain));
+        let files = self.files;
+        let mut links = Vec::new();
+        self.toml(path, |table| {
+            table.only(known);
+            let attached = table.texts("policies");
+            if attached.len() > ATTACHED_MAX {
+                let problem = Problem::TooManyPolicies {
+                    count: attached.len(),
+                    max: ATTACHED_MAX,
+                };
+                table.findings.add(table.at(), problem);
+            }
+            for (at, name) in attached {
+                if policies.contains_key(name) {
+                    links.push(format!("{POLICY_NODE}{name}"));
+                } else if !files.contains_key(&format!("{folder}policies/{name}.json")) {
+                    table.findings.add(
+                        at,
+                        Problem::Dangling {
+                            kind: "policy",
+                            name: name.into(),
+                        },
+                    );
+                }
+            }
+        });
+        for link in links {
+            self.graph.add_link(node, &link, Some(&domain));
+        }
+    }
+
+    fn certificates(
+        &mut self,
+        folder: &str,
+        users: &BTreeMap<Box<str>, Identity>,
+        roles: &BTreeMap<Box<str>, Identity>,
+    ) -> Vec<CertificateRule> {
+        let mut rules: Vec<CertificateRule> = Vec::new();
+        self.toml(&format!("{folder}certificates.toml"), |root| {
+            root.only(&["certificate"]);
+            root.tables("certificate", |table| {
+                table.only(&[
+                    "common_name",
+                    "subject",
+                    "uri",
+                    "dns",
+                    "email",
+                    "user",
+                    "role",
+                ]);
+                let mut exists = |kind: &'static str,
+                                  people: &BTreeMap<Box<str>, Identity>|
+                 -> Option<Box<str>> {
+                    let (at, name) = table.text(kind)?;
+                    if !people.contains_key(name) {
+                        table.findings.add(
+                            at,
+                            Problem::Dangling {
+                                kind,
+                                name: name.into(),
+                            },
+                        );
+                    }
+                    Some(name.into())
+                };
+                let (user, role) = (exists("user", users), exists("role", roles));
+                let at = table.at();
+                match (&user, &role) {
+                    (Some(_), Some(_)) => table.findings.add(
+                        at,
+                        Problem::Both {
+                            first: "user",
+                            second: "role",
+                        },
+                    ),
+                    (None, None) if !table.has("user") && !table.has("role") => {
+                        table.findings.add(
+                            at,
+                            Problem::Neither {
+                                first: "user",
+                                second: "role",
+                            },
+                        );
+                    }
+                    _ => {}
+                }
+                let forms: [(&str, Form); 5] = [
+                    ("common_name", Shows::CommonName),
+                    ("subject", Shows::Subject),
+                    ("uri", Shows::Uri),
+                    ("dns", Shows::Dns),
+                    ("email", Shows::Email),
+                ];
+                let mut shown: Vec<Shows> = forms
+                    .iter()
+                    .filter_map(|(key, form)| table.text(key).map(|(_, text)| form(text.into())))
+                    .collect();
+                match (shown.pop(), shown.is_empty()) {
+                    (None, _) => table.findings.add(
+                        at,
+                        Problem::Missing {
+                            name: "common_name, subject, uri, dns or email",
+                        },
+                    ),
+                    (Some(_), false) => {
+                        table.findings.add(
+                            at,
+                            Problem::Both {
+                                first: "common_name",
+                                second: "subject, uri, dns, email",
+                            },
+                        );
+                    }
+                    (Some(shows), true) => {
+                        if rules.iter().any(|rule| rule.shows == shows) {
+                            table.findings.add(
+                                at,
+                                Problem::Repeated {
+                                    name: "certificate".into(),
+                                },
+                            );
+                        }
+                        rules.push(CertificateRule { shows, user, role });
+                    }
+                }
+            });
+        });
+        rules
+    }
+}
+
+type AboutTenant = (
+    AccountId,
+    ClusterArn,
+    Vec<(Position, Box<str>)>,
+    Box<str>,
+    Option<Box<str>>,
+    Vec<(Position, [u8; 32])>,
+);
+
+fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant> {
+    table.only(&[
+        "account",
+        "alias",
+        "hosts",
+        "kms_key",
+        "client_ca",
+        "client_ca_sha256",
+        "cluster",
+    ]);
+    if let Some((at, name)) = table.text("alias").filter(|(_, name)| *name != alias) {
+        table.findings.add(
+            at,
+            Problem::BadValue {
+                value: name.into(),
+                expected: "alias equal to the folder's name",
+            },
+        );
+    }
+    let account = table.required("account").and_then(|(at, text)| {
+        let account = text.parse::<AccountId>();
+        if account.is_err() {
+            table.findings.add(
+                at,
+                Problem::BadValue {
+                    value: text.into(),
+                    expected: "account of 12 digits",
+                },
+            );
+        }
+        account.ok()
+    });
+    let mut hosts = Vec::new();
+    for (at, host) in table.texts("hosts") {
+        if is_host(host) {
+            hosts.push((at, host.to_ascii_lowercase().into_boxed_str()));
+        } else {
+            table.findings.add(
+                at,
+                Problem::BadValue {
+                    value: host.into(),
+                    expected: "host name",
+                },
+            );
+        }
+    }
+    let kms_key = table.required("kms_key").map(|(_, key)| key.into());
+    let client_ca = table.text("client_ca").map(|(_, file)| file.into());
+    let mut fingerprints = Vec::new();
+    for (at, text) in table.texts("client_ca_sha256") {
+        match fingerprint(text) {
+            Some(fingerprint) => fingerprints.push((at, fingerprint)),
+            None => table.findings.add(
+                at,
+                Problem::BadValue {
+                    value: text.into(),
+                    expected: "SHA-256 in 64 hexadecimal digits",
+                },
+            ),
+        }
+    }
+    let cluster = table.table("cluster", true, |table| {
+        table.only(&["name", "uuid", "region", "partition"]);
+        let mut word = |key: &'static str, default: Option<&'static str>| -> Option<Box<str>> {
+            let found = if default.is_some() && !table.has(key) {
+                None
+            } else {
+                table.required(key)
+            };
+            let (at, text) = match (found, default) {
+                (Some(found), _) => found,
+                (None, default) => return default.map(Into::into),
+            };
+            if text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+                Some(text.into())
+            } else {
+                table.findings.add(
+                    at,
+                    Problem::BadValue {
+                        value: text.into(),
+                        expected: "word of letters, digits and `-`",
+                    },
+                );
+                None
+            }
+        };
+        Some((
+            word("name", None),
+            word("uuid", None),
+            word("region", None),
+            word("partition", Some("aws")),
+        ))
+    });
+    let account = account?;
+    let (name, uuid, region, partition) = cluster?;
+    let cluster = ClusterArn {
+        partition: partition?,
+        region: region?,
+        account,
+        name: name?,
+        uuid: uuid?,
+    };
+    Some((account, cluster, hosts, kms_key?, client_ca, fingerprints))
+}
+
+type Form = fn(Box<str>) -> Shows;
+
+fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b))
+}
+
+fn is_host(host: &str) -> bool {
+    let label = |l: &str| {
+        (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    host.len() <= 253 && host.split('.').all(label)
+}
+
+fn fingerprint(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> = text
+        .chars()
+        .filter(|c| *c != ':')
+        .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
+        .collect::<Option<_>>()?;
+    let bytes: Vec<u8> = digits
+        .chunks(2)
+        .filter_map(|pair| Some((pair.first()? << 4) | pair.get(1)?))
+        .collect();
+    bytes.try_into().ok().filter(|_| digits.len() == 64)
+}
+
+/// AWS's highest quota of managed policies on one principal.
+const ATTACHED_MAX: usize = 20;
+/// User, group, policy: three steps. casbin wants a bound.
+const ROLE_DEPTH_MAX: usize = 10;

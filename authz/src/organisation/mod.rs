@@ -1,0 +1,266 @@
+//! An organisation: tenants, their users, roles, groups, certificates and policies, from a set of files.
+//!
+//! In: `path -> text` of a folder, already read. Out: an [`Organisation`], or every mistake at once.
+//!
+//! ```text
+//! organisation.toml                         id, guardrails (levels of names), resource_controls
+//! guardrails/<name>.json                    service control policies
+//! resource-controls/<name>.json             resource control policies
+//! tenants/<alias>/tenant.toml               account, [cluster], hosts, kms_key, client_ca
+//! tenants/<alias>/users/<name>.toml         groups, policies, boundary, [tags]
+//! tenants/<alias>/roles/<name>.toml         policies, boundary, trust, [tags]
+//! tenants/<alias>/groups/<name>.toml        policies
+//! tenants/<alias>/certificates.toml         [[certificate]] common_name|subject|uri|dns|email -> user|role
+//! tenants/<alias>/policies/<name>.json      identity policies and boundaries
+//! tenants/<alias>/trust/<name>.json         trust policies
+//! tenants/<alias>/cluster-policies/<name>.json   resource policies of the cluster
+//! ```
+//! `managed/<name>` names one of the policies that come with Schloss. Files of other endings are left alone.
+//!
+//! Invariants
+//! - A set with one error does not exist; nothing is half in force.
+//! - Accounts, aliases, host names and client CAs are unique over all tenants.
+
+mod load;
+mod managed;
+mod people;
+mod tables;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use casbin::{DefaultRoleManager, RoleManager};
+
+pub use managed::MANAGED;
+pub use people::{CertificateFacts, IdentifyError, Principal, PrincipalKind};
+
+use crate::arn::{AccountId, ClusterArn};
+use crate::context::Keys;
+use crate::engine::BindError;
+use crate::evaluate::Layers;
+use crate::finding::Finding;
+use crate::policy::{Attached, Library};
+use people::CertificateRule;
+
+/// A set of files that was found sound.
+pub struct Organisation {
+    id: Option<Box<str>>,
+    tenants: BTreeMap<AccountId, Tenant>,
+    hosts: HashMap<Box<str>, AccountId>,
+    client_cas: HashMap<[u8; 32], AccountId>,
+    guardrails: Vec<Vec<Attached>>,
+    resource_controls: Vec<Vec<Attached>>,
+    graph: DefaultRoleManager,
+    warnings: Vec<Finding>,
+}
+
+/// One tenant.
+#[derive(Debug)]
+pub struct Tenant {
+    account: AccountId,
+    alias: Box<str>,
+    cluster: ClusterArn,
+    hosts: Vec<Box<str>>,
+    kms_key: Box<str>,
+    client_ca: Option<Box<str>>,
+    users: BTreeMap<Box<str>, Identity>,
+    roles: BTreeMap<Box<str>, Identity>,
+    policies: BTreeMap<Box<str>, Attached>,
+    cluster_policies: Vec<Attached>,
+    certificates: Vec<CertificateRule>,
+}
+
+/// What a user or role has besides its policies.
+#[derive(Debug, Default)]
+pub(crate) struct Identity {
+    pub boundary: Option<Attached>,
+    pub tags: Vec<(Box<str>, Box<str>)>,
+}
+
+impl Tenant {
+    /// The tenant's account.
+    #[must_use]
+    pub fn account(&self) -> AccountId {
+        self.account
+    }
+
+    /// The tenant's short name, also its folder's.
+    #[must_use]
+    pub fn alias(&self) -> &str {
+        &self.alias
+    }
+
+    /// The tenant's virtual cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterArn {
+        &self.cluster
+    }
+
+    /// The host names its clients may dial (SNI), lower case.
+    #[must_use]
+    pub fn hosts(&self) -> &[Box<str>] {
+        &self.hosts
+    }
+
+    /// The KMS key its data keys are wrapped by.
+    #[must_use]
+    pub fn kms_key(&self) -> &str {
+        &self.kms_key
+    }
+
+    /// The file of the CA that vouches for its clients, as written.
+    #[must_use]
+    pub fn client_ca(&self) -> Option<&str> {
+        self.client_ca.as_deref()
+    }
+
+    /// The policies attached to its cluster.
+    #[must_use]
+    pub fn cluster_policies(&self) -> &[Attached] {
+        &self.cluster_policies
+    }
+
+    /// All its users and roles; roles with an empty session name.
+    pub fn principals(&self) -> impl Iterator<Item = Principal> {
+        let users = self
+            .users
+            .keys()
+            .map(|name| PrincipalKind::User { name: name.clone() });
+        let roles = self.roles.keys().map(|name| PrincipalKind::Role {
+            name: name.clone(),
+            session: "".into(),
+        });
+        users.chain(roles).map(|kind| Principal {
+            account: self.account,
+            partition: self.cluster.partition.clone(),
+            kind,
+        })
+    }
+
+    /// A user of this name.
+    #[must_use]
+    pub fn user(&self, name: &str) -> Option<Principal> {
+        let (name, _) = self.users.get_key_value(name)?;
+        let kind = PrincipalKind::User { name: name.clone() };
+        Some(Principal {
+            account: self.account,
+            partition: self.cluster.partition.clone(),
+            kind,
+        })
+    }
+
+    /// Which principal a certificate, vouched for by this tenant's CA, belongs to. The first rule that fits decides.
+    ///
+    /// # Errors
+    /// [`IdentifyError`] when none fits: the connection must be refused.
+    pub fn identify(&self, facts: &CertificateFacts<'_>) -> Result<Principal, IdentifyError> {
+        let rule = self
+            .certificates
+            .iter()
+            .find(|rule| rule.fits(facts))
+            .ok_or(IdentifyError::NoRule)?;
+        let kind = rule.principal(facts);
+        Ok(Principal {
+            account: self.account,
+            partition: self.cluster.partition.clone(),
+            kind,
+        })
+    }
+}
+
+impl Organisation {
+    /// Reads a set of files.
+    ///
+    /// # Errors
+    /// Every finding, warnings included, when at least one is an error.
+    pub fn load(
+        files: &BTreeMap<String, String>,
+        library: &mut Library,
+    ) -> Result<Self, Vec<Finding>> {
+        load::load(files, library)
+    }
+
+    /// All tenants, by account.
+    pub fn tenants(&self) -> impl Iterator<Item = &Tenant> {
+        self.tenants.values()
+    }
+
+    /// One tenant.
+    #[must_use]
+    pub fn tenant(&self, account: AccountId) -> Option<&Tenant> {
+        self.tenants.get(&account)
+    }
+
+    /// The tenant of a host name (SNI), case aside.
+    #[must_use]
+    pub fn tenant_by_host(&self, host: &str) -> Option<&Tenant> {
+        self.tenant(*self.hosts.get(&*host.to_ascii_lowercase())?)
+    }
+
+    /// The tenant whose file names this SHA-256 of a client CA.
+    #[must_use]
+    pub fn tenant_by_client_ca(&self, sha256: &[u8; 32]) -> Option<&Tenant> {
+        self.tenant(*self.client_cas.get(sha256)?)
+    }
+
+    /// What is allowed and probably not meant.
+    #[must_use]
+    pub fn warnings(&self) -> &[Finding] {
+        &self.warnings
+    }
+
+    /// The policies and the keys of a principal. The role graph tells which documents bind to it in its tenant.
+    pub(crate) fn binding(&self, principal: &Principal) -> Result<(Layers, Keys), BindError> {
+        let tenant = self
+            .tenant(principal.account)
+            .ok_or(BindError::UnknownTenant)?;
+        let identity = match &principal.kind {
+            PrincipalKind::User { name } => tenant.users.get(name),
+            PrincipalKind::Role { name, .. } => tenant.roles.get(name),
+        };
+        let identity = identity.ok_or(BindError::UnknownPrincipal)?;
+        let names = self.policies_of(&principal.node(), &principal.account.to_string());
+        let layers = Layers {
+            identity: names
+                .iter()
+                .filter_map(|name| tenant.policies.get(&**name).cloned())
+                .collect(),
+            boundary: identity.boundary.iter().cloned().collect(),
+            guardrails: self.guardrails.clone(),
+            resource_controls: self.resource_controls.clone(),
+            ..Layers::default()
+        };
+        let mut keys = principal.keys();
+        if let Some(id) = &self.id {
+            keys.set("aws:PrincipalOrgID", id.clone());
+        }
+        for (tag, value) in &identity.tags {
+            keys.set(&format!("aws:PrincipalTag/{tag}"), value.clone());
+        }
+        Ok((layers, keys))
+    }
+
+    /// Walks the role graph from a node; sorted, each once.
+    fn policies_of(&self, node: &str, domain: &str) -> Vec<String> {
+        let mut waiting = vec![node.to_owned()];
+        let mut seen = std::collections::BTreeSet::new();
+        while let Some(node) = waiting.pop() {
+            for next in self.graph.get_roles(&node, Some(domain)) {
+                if seen.insert(next.clone()) {
+                    waiting.push(next);
+                }
+            }
+        }
+        seen.into_iter()
+            .filter_map(|node| node.strip_prefix(POLICY_NODE).map(str::to_owned))
+            .collect()
+    }
+}
+
+impl fmt::Debug for Organisation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Organisation({} tenants)", self.tenants.len())
+    }
+}
+
+const POLICY_NODE: &str = "policy:";

@@ -1,0 +1,506 @@
+//! The composition root: builds every room from the config, joins them, and takes them down in order.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use object_store::local::LocalFileSystem;
+use schloss_audit::{AuditConfig, AuditError, AuditLog, Class, Event, Verdict};
+use schloss_authz::{CertificateFacts, Keys, Organisation, RequestContext, ResourceRef, Session as Policies, can};
+use schloss_certs::{ClientIdentity, ReloadingTls, TlsFiles};
+use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
+use schloss_crypto::random_array;
+use schloss_kms::Vault;
+use schloss_metadata::{Metadata, MetadataError, SqliteMetadata};
+use schloss_storage::{Engine, EngineConfig, OpenError};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::rustls::ServerConnection;
+
+use crate::authorize::reason;
+use crate::catalog::{Catalog, CatalogLimits};
+use crate::cli::{Failure, Number};
+use crate::config::{Advertised, Config};
+use crate::groups::Groups;
+use crate::keys::{self, Recorder};
+use crate::net::BUDGET_UNIT_BYTES;
+use crate::producers::Producers;
+use crate::session::Session;
+use crate::telemetry::Metrics;
+use crate::tenancy::{self, Tenancy, Tenant, tenant_id};
+
+/// How often the organisation's folder and the certificates are looked at for changes.
+const RELOAD_EVERY: Duration = Duration::from_millis(300);
+
+/// File of the data folder that names the installation.
+const CLUSTER_ID: &str = "cluster-id";
+/// The action every login is judged by.
+const CONNECT: &str = "kafka-cluster:Connect";
+
+/// Every room, joined.
+pub struct Broker {
+    /// The config it was started with.
+    pub config: Config,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// TLS, reloaded in place.
+    pub tls: Arc<ReloadingTls>,
+    /// Tenants and policies.
+    pub tenancy: Tenancy,
+    /// The log engine.
+    pub engine: Arc<Engine>,
+    /// The audit log.
+    pub audit: Arc<AuditLog>,
+    /// Metrics.
+    pub metrics: Metrics,
+    metadata: Arc<dyn Metadata>,
+    vault: Arc<Vault>,
+    requests: AtomicU64,
+    draining: AtomicBool,
+    organisation_changed: watch::Sender<u64>,
+    reload_failed: Mutex<Option<String>>,
+}
+
+/// A login that was refused; the reason is in the audit log only.
+#[derive(Debug)]
+pub struct Refused {
+    /// Told in the process log, to find the event.
+    pub request_id: String,
+}
+
+impl Broker {
+    /// Builds every room and opens every tenant of the organisation.
+    ///
+    /// # Errors
+    /// A numbered [`Failure`] that says what to do.
+    pub async fn open(config: Config) -> Result<Arc<Self>, Failure> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let (organisation, digest) = tenancy::load(&config.organisation_dir)
+            .map_err(|error| Failure::new(Number::Organisation, error, format!("mend the files under `{}`", config.organisation_dir.display())))?;
+        let tls = open_tls(&config, &organisation)?;
+        create_data_folder(&config.data_dir)?;
+        let metadata: Arc<dyn Metadata> = Arc::new(SqliteMetadata::open(&config.data_dir.join("manifest.db")).map_err(|error| manifest(&config.data_dir, error))?);
+        let cluster = ClusterId::from_bytes(metadata.cluster_id().await.map_err(|error| manifest(&config.data_dir, error))?);
+        write_cluster_id(&config.data_dir, cluster)?;
+        let vault = keys::open(&config, &organisation).await?;
+        let audit = AuditLog::open(AuditConfig::new(config.data_dir.join("audit"), cluster), &*vault, Arc::clone(&clock)).await.map_err(audit_log)?;
+        vault.attach_sink(Arc::new(Recorder(Arc::clone(&audit))));
+        let engine = open_engine(&config, cluster, Arc::clone(&metadata), Arc::clone(&vault), Arc::clone(&clock)).await?;
+        let tenancy = Tenancy::new(organisation, digest).map_err(|error| Failure::new(Number::Organisation, error, "report this: the policy engine did not start"))?;
+        let broker = Arc::new(Self {
+            tenancy,
+            config,
+            clock,
+            tls,
+            engine,
+            audit,
+            metrics: Metrics::new(),
+            metadata,
+            vault,
+            requests: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            organisation_changed: watch::Sender::new(0),
+            reload_failed: Mutex::new(None),
+        });
+        broker.open_tenants().await?;
+        Ok(broker)
+    }
+
+    /// Serves until `stop` turns true, then drains and closes everything in order.
+    ///
+    /// # Errors
+    /// When a listener cannot be opened.
+    pub async fn serve(self: &Arc<Self>, mut stop: watch::Receiver<bool>, ready: impl FnOnce(SocketAddr, SocketAddr)) -> Result<(), Failure> {
+        let kafka = listen(self.config.listener, "listeners").await?;
+        let admin = listen(self.config.admin_listener, "admin.listener").await?;
+        let addresses = (kafka.local_addr(), admin.local_addr());
+        let admin = tokio::spawn(crate::http::serve(admin, Arc::clone(self)));
+        let watcher = tokio::spawn(watch_files(Arc::clone(self)));
+        let ticker = tokio::spawn(tick_groups(Arc::clone(self)));
+        if let (Ok(kafka), Ok(admin)) = addresses {
+            ready(kafka, admin);
+        }
+        let serving = tokio::spawn(crate::net::serve(kafka, Arc::clone(self), stop.clone()));
+        let stopped = stop.wait_for(|stop| *stop).await.map(drop);
+        drop(stopped);
+        self.draining.store(true, Ordering::Release);
+        for tenant in self.tenancy.tenants() {
+            tenant.groups.close();
+        }
+        if serving.await.is_err() {
+            tracing::error!("the listener's task failed");
+        }
+        watcher.abort();
+        ticker.abort();
+        self.engine.close().await;
+        if let Err(error) = self.audit.close().await {
+            tracing::error!(%error, "the audit log could not be closed");
+        }
+        admin.abort();
+        Ok(())
+    }
+
+    /// Names the principal of a fresh TLS connection and judges whether it may connect.
+    ///
+    /// # Errors
+    /// [`Refused`]; the reason is in the audit log and in no answer.
+    pub async fn login(&self, tls: &ServerConnection, source: SocketAddr) -> Result<Session, Refused> {
+        let id = request_name();
+        let (outcome, mut event) = match self.identify(tls, source, &id) {
+            Ok((session, why)) => {
+                let mut event = Event::new(Some(session.tenant.id), Class::Authentication, Verdict::Allowed, CONNECT);
+                event.principal = Some(session.principal.to_string());
+                event.resource = Some(session.tenant.cluster.arn_of(ResourceRef::CLUSTER));
+                event.details.push(("certificate_sha256", session.certificate.fingerprint_hex()));
+                event.reason = Some(why);
+                (Some(session), event)
+            }
+            Err((tenant, why)) => {
+                let mut event = Event::new(tenant, Class::Authentication, Verdict::Denied, CONNECT);
+                event.reason = Some(why);
+                (None, event)
+            }
+        };
+        event.request_id = Some(id.clone());
+        event.source = Some(source);
+        // Not recorded, not done: a log that cannot be written refuses everyone.
+        self.audit.record(event).await.map_err(|error| {
+            tracing::error!(request_id = %id, %error, "a login could not be recorded and is refused");
+            Refused { request_id: id.clone() }
+        })?;
+        outcome.ok_or(Refused { request_id: id })
+    }
+
+    fn identify(&self, tls: &ServerConnection, source: SocketAddr, id: &str) -> Result<(Session, String), (Option<TenantId>, String)> {
+        let identity = self.tls.client_identity(tls).map_err(|error| (None, error.to_string()))?;
+        let organisation = self.tenancy.policies().organisation();
+        let entry = by_alias(&organisation, &identity.tenant).ok_or((None, "the certificate's CA belongs to no tenant".to_owned()))?;
+        let number = tenant_id(entry).ok_or((None, "the tenant's account id is malformed".to_owned()))?;
+        let fail = |reason: &dyn std::fmt::Display| (Some(number), reason.to_string());
+        let own_name = tls.server_name().filter(|name| organisation.tenant_by_host(name).is_some());
+        if own_name.is_some_and(|name| organisation.tenant_by_host(name).is_none_or(|named| named.alias() != entry.alias())) {
+            return Err(fail(&"the certificate is of another tenant than the host name dialled"));
+        }
+        let tenant = self.tenancy.tenant(number).ok_or_else(|| fail(&"the tenant is not open: its keys cannot be had now"))?;
+        let principal = entry.identify(&facts(&identity)).map_err(|error| fail(&error))?;
+        let policies = self.tenancy.policies().bind(&principal).map_err(|error| fail(&error))?;
+        let advertised = match own_name {
+            Some(name) => Advertised { host: name.to_owned(), port: self.config.advertised.port },
+            None => self.config.advertised.clone(),
+        };
+        let session = Session {
+            id: id.to_owned(),
+            tenant,
+            principal: principal.arn().into(),
+            source,
+            advertised,
+            context: context(&identity, source, self.clock.now_ms()),
+            certificate: identity,
+            policies: Mutex::new(Arc::new(policies)),
+            fetch_session: Mutex::new(None),
+            ended: watch::Sender::new(false),
+        };
+        let why = self.judge_connect(&session).map_err(|why| fail(&why))?;
+        Ok((session, why))
+    }
+
+    fn judge_connect(&self, session: &Session) -> Result<String, String> {
+        let context = session.context.at(self.clock.now_ms());
+        match session.policies().authorize(can::Connect, ResourceRef::CLUSTER, &context) {
+            Ok(permit) => Ok(reason(permit.decision())),
+            Err(denied) => Err(reason(&denied.decision)),
+        }
+    }
+
+    /// Binds a session anew when the organisation changed since; ends it when its principal is gone.
+    pub fn rebind(&self, session: &Session) {
+        if session.policies().is_current() {
+            return;
+        }
+        match self.bound_anew(session) {
+            Some(policies) => {
+                *session.policies.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(policies);
+                if self.judge_connect(session).is_err() {
+                    session.ended.send_replace(true);
+                }
+            }
+            None => drop(session.ended.send_replace(true)),
+        }
+    }
+
+    fn bound_anew(&self, session: &Session) -> Option<Policies> {
+        let organisation = self.tenancy.policies().organisation();
+        let entry = by_alias(&organisation, &session.certificate.tenant).filter(|entry| tenant_id(entry) == Some(session.tenant.id))?;
+        let principal = entry.identify(&facts(&session.certificate)).ok().filter(|principal| *principal.arn() == *session.principal)?;
+        self.tenancy.policies().bind(&principal).ok()
+    }
+
+    /// Waits until the credential of a connection is no longer good: its principal removed or remapped, its certificate
+    /// expired, revoked or its CA withdrawn.
+    pub async fn credential_ends(&self, session: &Session, mut still_good: impl FnMut() -> bool) {
+        let mut changed = self.organisation_changed.subscribe();
+        let left = session.certificate.not_after_ms.saturating_sub(self.clock.now_ms());
+        let expiry = tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0)));
+        tokio::pin!(expiry);
+        loop {
+            tokio::select! {
+                () = &mut expiry => return,
+                () = session.ended() => return,
+                changed = changed.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.rebind(session);
+                    if !still_good() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A number for the next request.
+    pub fn next_request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A random id for a fetch session, above 0.
+    #[must_use]
+    pub fn fresh_session_id(&self) -> i32 {
+        let bytes: [u8; 4] = random_array();
+        (i32::from_be_bytes(bytes) & i32::MAX).max(1)
+    }
+
+    /// Whether this broker should get traffic, or why not.
+    ///
+    /// # Errors
+    /// The reason, without a tenant's names.
+    pub fn readiness(&self) -> Result<(), String> {
+        if self.draining.load(Ordering::Acquire) {
+            return Err("draining".to_owned());
+        }
+        if let Some(reason) = &*self.reload_failed.lock().unwrap_or_else(PoisonError::into_inner) {
+            tracing::debug!(reason, "serving with the last good organisation");
+        }
+        self.engine.health().map_err(|error| error.to_string())
+    }
+
+    /// Copies the rooms' figures into the metrics.
+    pub fn read_figures(&self) {
+        let readings = &self.metrics.readings;
+        let engine = self.engine.stats();
+        let kms = self.vault.stats();
+        readings.kms_calls.set(kms.generate_calls.saturating_add(kms.decrypt_calls).saturating_add(kms.re_encrypt_calls).saturating_add(kms.describe_calls));
+        readings.kms_failures.set(kms.denied.saturating_add(kms.unreachable));
+        readings.wal_entries.set(engine.wal_entries);
+        readings.wal_bytes.set(engine.wal_bytes);
+        readings.tail_bytes.set(engine.tail_bytes);
+        readings.segments.set(engine.segments);
+        readings.segment_bytes.set(engine.segment_bytes);
+        readings.cache_hits.set(engine.cache_hits);
+        readings.cache_misses.set(engine.cache_misses);
+        readings.frames_refused.set(engine.frames_refused);
+        readings.policy_epoch.set(self.tenancy.policies().epoch());
+    }
+
+    async fn open_tenants(self: &Arc<Self>) -> Result<(), Failure> {
+        let organisation = self.tenancy.policies().organisation();
+        let hosts = organisation.tenants().flat_map(|tenant| tenant.hosts()).map(ToString::to_string);
+        self.tls.set_hosts(hosts.collect());
+        self.vault.set_tenants(keys::tenant_keys(&self.config, &organisation));
+        for entry in organisation.tenants() {
+            let Some(id) = tenant_id(entry).filter(|id| self.tenancy.tenant(*id).is_none()) else { continue };
+            let tenant = self.open_tenant(id, entry).await?;
+            self.tenancy.add(Arc::new(tenant));
+        }
+        Ok(())
+    }
+
+    async fn open_tenant(&self, id: TenantId, entry: &schloss_authz::Tenant) -> Result<Tenant, Failure> {
+        let limits = &self.config.limits;
+        let stored = |error: &dyn std::fmt::Display| Failure::new(Number::Storage, format!("tenant {id}: {error}"), "restore the data folder from a backup, or see the manual, chapter operations");
+        let keys = self
+            .engine
+            .tenant_keys(id)
+            .await
+            .map_err(|error| Failure::new(Number::Kms, format!("keys of tenant {id}: {error}"), "check the tenant's KMS key and the key service, then start again; nothing was changed"))?;
+        let catalog_limits = CatalogLimits { topics_max: limits.topics_per_tenant_max, partitions_max: limits.partitions_per_tenant_max };
+        let catalog = Catalog::open(id, &*self.metadata, Arc::clone(&self.engine), Arc::clone(&self.clock), self.config.topic_defaults.clone(), catalog_limits, keys).await;
+        let state = self.engine.state(id);
+        let groups = Groups::open(id, Arc::clone(&self.engine), Arc::clone(&self.clock), &self.config.groups, &state).map_err(|error| stored(&error))?;
+        let producers = Producers::open(id, Arc::clone(&self.engine), Arc::clone(&self.clock), &state).map_err(|error| stored(&error))?;
+        let units = (limits.queued_request_bytes_max / BUDGET_UNIT_BYTES).min(Semaphore::MAX_PERMITS);
+        Ok(Tenant {
+            id,
+            cluster: entry.cluster().clone(),
+            catalog: catalog.map_err(|error| stored(&error))?,
+            groups: Arc::new(groups),
+            producers,
+            request_memory: Arc::new(Semaphore::new(units)),
+        })
+    }
+
+    /// Loads the organisation's folder again; a wrong one is refused whole.
+    async fn reload_organisation(self: &Arc<Self>, digest: String) {
+        let folder = self.config.organisation_dir.clone();
+        let loaded = tokio::task::spawn_blocking(move || tenancy::load(&folder)).await;
+        let failed = match loaded {
+            Ok(Ok((organisation, digest))) => {
+                let epoch = self.tenancy.replace(organisation, digest);
+                self.organisation_changed.send_replace(epoch);
+                tracing::info!(epoch, "a new organisation is in force");
+                self.record_reload(Verdict::Allowed, format!("version {epoch}")).await;
+                self.open_tenants().await.err().map(|failure| failure.to_string())
+            }
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        let told = self.reload_failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(reason) = &failed
+            && told.as_ref() != Some(reason)
+        {
+            // File names and lines are the operator's; they hold no tenant's data.
+            tracing::error!(%reason, digest, "the organisation's files were refused; the old ones stay in force");
+            self.metrics.organisation_refused.inc();
+            self.record_reload(Verdict::Denied, "the files have mistakes".to_owned()).await;
+        }
+        *self.reload_failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+    }
+
+    async fn record_reload(&self, verdict: Verdict, reason: String) {
+        let mut event = Event::new(None, Class::Administration, verdict, "schloss:ReloadOrganisation");
+        event.reason = Some(reason);
+        event.request_id = Some(request_name());
+        if let Err(error) = self.audit.record(event).await {
+            tracing::error!(%error, "a reload could not be recorded");
+        }
+    }
+}
+
+/// Looks at the organisation's folder and the TLS files again and again.
+async fn watch_files(broker: Arc<Broker>) {
+    let mut refused = None;
+    loop {
+        tokio::time::sleep(RELOAD_EVERY).await;
+        let folder = broker.config.organisation_dir.clone();
+        let digest = tokio::task::spawn_blocking(move || tenancy::digest_of_folder(&folder)).await;
+        if let Ok(Ok(digest)) = digest
+            && digest != broker.tenancy.version().0
+            && refused.as_ref() != Some(&digest)
+        {
+            broker.reload_organisation(digest.clone()).await;
+            refused = (broker.tenancy.version().0 != digest).then_some(digest);
+        }
+        let tls = Arc::clone(&broker.tls);
+        match tokio::task::spawn_blocking(move || tls.reload_if_changed()).await {
+            Ok(Ok(true)) => {
+                tracing::info!("certificates were reloaded");
+                // Every connection looks at its own certificate again.
+                broker.organisation_changed.send_modify(|_| {});
+            }
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "certificates could not be reloaded; the old ones stay in use"),
+            Err(error) => tracing::error!(%error, "certificates could not be reloaded"),
+        }
+    }
+}
+
+/// Time passes for groups: session and rebalance time-outs, expiry of offsets.
+async fn tick_groups(broker: Arc<Broker>) {
+    let mut interval = tokio::time::interval(Duration::from_millis(50));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        for tenant in broker.tenancy.tenants() {
+            tenant.groups.tick();
+        }
+    }
+}
+
+async fn listen(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(Number::Listener, format!("`{address}` cannot be listened on: {error}"), format!("free the port or choose another with `{key}` (quickstart: --port)"))
+    })
+}
+
+fn by_alias<'o>(organisation: &'o Organisation, alias: &str) -> Option<&'o schloss_authz::Tenant> {
+    organisation.tenants().find(|tenant| tenant.alias() == alias)
+}
+
+fn facts(identity: &ClientIdentity) -> CertificateFacts<'_> {
+    CertificateFacts { subject: &identity.subject, common_name: identity.common_name.as_deref(), uris: &identity.uris, dns: &identity.dns, emails: &identity.emails }
+}
+
+/// What policies may ask about the connection (`aws:SourceIp`, `aws:SecureTransport`, and our own keys).
+fn context(identity: &ClientIdentity, source: SocketAddr, now_ms: i64) -> RequestContext {
+    let mut keys = Keys::new();
+    keys.set("schloss:Mechanism", "mTLS");
+    keys.set("schloss:CertificateFingerprint", identity.fingerprint_hex());
+    RequestContext::connection(keys, source.ip(), now_ms)
+}
+
+fn open_tls(config: &Config, organisation: &Organisation) -> Result<Arc<ReloadingTls>, Failure> {
+    let files = TlsFiles { certificate: config.tls_certificate.clone(), key: config.tls_key.clone(), client_ca_dir: config.client_ca_dir.clone() };
+    let hosts = organisation.tenants().flat_map(|tenant| tenant.hosts()).map(ToString::to_string).collect();
+    ReloadingTls::open(files, hosts).map_err(|error| Failure::new(Number::Certificate, error, "mend the file named above; see the manual, chapter operations"))
+}
+
+fn create_data_folder(folder: &Path) -> Result<(), Failure> {
+    for path in [folder.to_owned(), folder.join("objects"), folder.join("wal")] {
+        std::fs::create_dir_all(&path).map_err(|error| Failure::new(Number::DataFolder, format!("`{}`: {error}", path.display()), "choose a folder that the broker may write, with free space"))?;
+    }
+    Ok(())
+}
+
+/// The installation's id beside the manifest, for tools that read sealed files while the broker holds the manifest.
+fn write_cluster_id(folder: &Path, cluster: ClusterId) -> Result<(), Failure> {
+    std::fs::write(folder.join(CLUSTER_ID), format!("{cluster}\n")).map_err(|error| Failure::new(Number::DataFolder, format!("`{}`: {error}", folder.display()), "check rights and free space of the data folder"))
+}
+
+/// The id [`Broker::open`] wrote.
+#[must_use]
+pub fn read_cluster_id(folder: &Path) -> Option<ClusterId> {
+    let text = std::fs::read_to_string(folder.join(CLUSTER_ID)).ok()?;
+    Some(ClusterId::from_bytes(*uuid::Uuid::parse_str(text.trim()).ok()?.as_bytes()))
+}
+
+fn manifest(folder: &Path, error: MetadataError) -> Failure {
+    let folder = folder.display();
+    match error {
+        MetadataError::Locked => Failure::new(Number::Locked, format!("`{folder}`: {error}"), "stop the other broker; two never share a data folder"),
+        MetadataError::NewerFormat { .. } => Failure::new(Number::NewerFormat, format!("`{folder}`: {error}"), "use the newer release, or another data folder; nothing was changed"),
+        _ => Failure::new(Number::DataFolder, format!("`{folder}`: {error}"), "check the folder, its owner and free space, or restore it from a backup; nothing was changed"),
+    }
+}
+
+fn audit_log(error: AuditError) -> Failure {
+    Failure::new(Number::AuditUnreadable, format!("the audit log: {error}"), "run `schloss audit verify`; the broker does not start without its audit log")
+}
+
+async fn open_engine(config: &Config, cluster: ClusterId, metadata: Arc<dyn Metadata>, vault: Arc<Vault>, clock: Arc<dyn Clock>) -> Result<Arc<Engine>, Failure> {
+    let storage = &config.storage;
+    let engine = EngineConfig {
+        shards: storage.shards,
+        tail_bytes_max: storage.tail_bytes_max,
+        flush_bytes: storage.flush_bytes,
+        flush_every: Duration::from_millis(storage.flush_ms),
+        cache_bytes_max: storage.cache_bytes_max,
+        retention_every: Duration::from_millis(storage.retention_check_ms),
+        ..EngineConfig::in_folder(config.data_dir.join("wal"))
+    };
+    let objects = LocalFileSystem::new_with_prefix(config.data_dir.join("objects"))
+        .map_err(|error| Failure::new(Number::DataFolder, error, "check the folder's rights"))?
+        .with_fsync(true);
+    Engine::open(engine, cluster, metadata, Arc::new(objects), vault, clock).await.map_err(|error| match error {
+        OpenError::Key(_) | OpenError::KeyTrouble(_) => Failure::new(Number::Kms, error, "check the tenants' KMS keys and the key service, then start again; nothing was changed"),
+        OpenError::Io { .. } => Failure::new(Number::DataFolder, error, "check rights and free space of the data folder"),
+        _ => Failure::new(Number::Storage, error, "do not delete anything; restore the data folder from a backup, or ask for help with this message"),
+    })
+}
+
+/// A short unguessable name for a connection or an event of our own.
+fn request_name() -> String {
+    random_array::<8>().iter().map(|byte| format!("{byte:02x}")).collect()
+}

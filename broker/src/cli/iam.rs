@@ -1,0 +1,141 @@
+//! `schloss iam`: check, apply and try policies.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Subcommand;
+use schloss_authz::simulate::Simulator;
+
+use super::{Failure, Number, Place, audit};
+use crate::tenancy;
+
+/// A change is in force within a second; this is when to stop believing it.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Subcommand)]
+pub enum Iam {
+    /// Read an organisation's folder and tell every mistake in it.
+    #[command(after_help = "Example:
+  schloss iam validate policies/examples/quickstart")]
+    Validate {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Validate a folder, put it in the place of the one in force, and wait until the broker has taken it over.
+    #[command(after_help = "Example:
+  schloss iam apply my-organisation --config /etc/schloss/schloss.toml")]
+    Apply {
+        /// The new folder.
+        folder: PathBuf,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Judge requests against policies without a broker.
+    #[command(after_help = "Example:
+  schloss iam simulate --batch requests.jsonl")]
+    Simulate {
+        /// JSON Lines: {id, principal, context, action, resource, resourceAccount, policies}; `-` is standard input.
+        #[arg(long, value_name = "FILE")]
+        batch: PathBuf,
+    },
+}
+
+impl Iam {
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Validate { folder } => validate(&folder),
+            Self::Apply { folder, place } => apply(&folder, &place),
+            Self::Simulate { batch } => simulate(&batch),
+        }
+    }
+}
+
+fn wrong(error: tenancy::LoadError) -> Failure {
+    Failure::new(Number::Organisation, error, "mend the lines above; nothing was changed")
+}
+
+fn validate(folder: &Path) -> Result<ExitCode, Failure> {
+    let (organisation, digest) = tenancy::load(folder).map_err(wrong)?;
+    for warning in organisation.warnings() {
+        eprintln!("{warning}");
+    }
+    println!("{}: {} tenants, well formed, sha256 {digest}", folder.display(), organisation.tenants().count());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn apply(folder: &Path, place: &Place) -> Result<ExitCode, Failure> {
+    let (_, digest) = tenancy::load(folder).map_err(wrong)?;
+    let config = audit::config(place)?;
+    swap(folder, &config.organisation_dir).map_err(|error| Failure::new(Number::File, format!("`{}`: {error}", config.organisation_dir.display()), "check the rights of the organisation's folder; the old one is in force"))?;
+    let begun = Instant::now();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::new(Number::File, error, "report this"))?;
+    runtime.block_on(async {
+        while begun.elapsed() < PATIENCE {
+            if in_force(&config).await.as_deref() == Some(digest.as_str()) {
+                println!("in force after {:.1} s, sha256 {digest}", begun.elapsed().as_secs_f64());
+                return Ok(ExitCode::SUCCESS);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Err(Failure::new(Number::Broker, "the folder is in place, but no running broker reported it in force", "start the broker, or look at its log: it keeps the old set when it cannot take the new one"))
+    })
+}
+
+/// The digest the running broker reports on its admin listener.
+async fn in_force(config: &crate::config::Config) -> Option<String> {
+    let certificate = std::fs::read(&config.tls_certificate).ok()?;
+    let answer = super::client::get_admin(config.admin_listener, &certificate, "/v1/organisation").await.ok()?;
+    let value: serde_json::Value = serde_json::from_str(&answer).ok()?;
+    value.get("sha256")?.as_str().map(str::to_owned)
+}
+
+/// Copies beside the old folder, then swaps the two by renaming: a reader sees the old set or the new one.
+fn swap(from: &Path, to: &Path) -> std::io::Result<()> {
+    let (draft, old) = (to.with_extension("draft"), to.with_extension("old"));
+    for stale in [&draft, &old] {
+        if stale.exists() {
+            std::fs::remove_dir_all(stale)?;
+        }
+    }
+    copy(from, &draft)?;
+    if to.exists() {
+        std::fs::rename(to, &old)?;
+    }
+    std::fs::rename(&draft, to)?;
+    if old.exists() { std::fs::remove_dir_all(&old) } else { Ok(()) }
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let path = entry?.path();
+        let target = to.join(path.file_name().unwrap_or_default());
+        if path.is_dir() {
+            copy(&path, &target)?;
+        } else {
+            std::fs::copy(&path, &target)?;
+        }
+    }
+    Ok(())
+}
+
+fn simulate(batch: &Path) -> Result<ExitCode, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::new(Number::File, format!("`{}`: {error}", batch.display()), "name a file of JSON lines");
+    let input: Box<dyn BufRead> = if batch == Path::new("-") {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(BufReader::new(std::fs::File::open(batch).map_err(|error| failed(&error))?))
+    };
+    let simulator = Simulator::new().map_err(|error| Failure::new(Number::Organisation, error, "report this: the policy engine did not start"))?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for line in input.lines() {
+        let line = line.map_err(|error| failed(&error))?;
+        if !line.trim().is_empty() {
+            writeln!(out, "{}", simulator.judge(&line)).map_err(|error| failed(&error))?;
+        }
+    }
+    out.flush().map_err(|error| failed(&error))?;
+    Ok(ExitCode::SUCCESS)
+}

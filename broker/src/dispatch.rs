@@ -1,0 +1,147 @@
+//! From a frame to its answer: decode within bounds, find the API's handler, encode.
+//!
+//! The match below is the list of what this broker speaks; an API without an arm is not advertised (a test compares).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use kafka_protocol::messages::{ApiKey, RequestKind, ResponseKind};
+use schloss_wire::request::{self, API_VERSIONS, ParseError, Request, RequestHeader};
+use schloss_wire::response;
+
+use crate::api;
+use crate::authorize::Call;
+use crate::broker::Broker;
+use crate::session::Session;
+
+/// An answer as the socket takes it: length prefix included, records uncopied.
+pub type Pieces = Vec<Bytes>;
+
+/// What becomes of a request.
+pub enum Answer {
+    /// Nothing is sent (produce with acks=0).
+    Silent,
+    /// Sent as it is.
+    Now(Pieces),
+    /// Sent when it is ready; requests behind it are already being worked on.
+    Later(BoxFuture<'static, Option<Pieces>>),
+    /// The connection is closed.
+    Close,
+}
+
+/// An answer and the API it belongs to.
+pub struct Dispatched {
+    /// The answer.
+    pub answer: Answer,
+    /// Kafka's name of the API.
+    pub api: &'static str,
+}
+
+/// The frame was no request this broker can answer; the connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+/// Handles one frame.
+///
+/// # Errors
+/// [`Malformed`].
+pub async fn request(broker: &Arc<Broker>, session: &Arc<Session>, frame: Bytes) -> Result<Dispatched, Malformed> {
+    let Request { header, body } = match request::parse(frame) {
+        Ok(request) => request,
+        Err(ParseError::UnsupportedVersion { api_key: API_VERSIONS, correlation_id, .. }) => {
+            let answer = response::refuse_api_versions(correlation_id).map_err(|_| Malformed)?;
+            return Ok(Dispatched { answer: Answer::Now(vec![answer]), api: "ApiVersions" });
+        }
+        Err(error) => {
+            tracing::debug!(%error, "request refused");
+            return Err(Malformed);
+        }
+    };
+    broker.rebind(session);
+    let api = api_name(header.api_key);
+    let call = Call::new(Arc::clone(broker), Arc::clone(session), header, api, broker.next_request());
+    let answer = answer(Arc::new(call), body).await?;
+    Ok(Dispatched { answer, api })
+}
+
+/// Kafka's name of an API, for metrics and the audit log: one of a fixed set.
+fn api_name(key: i16) -> &'static str {
+    use std::collections::HashMap;
+    use std::sync::LazyLock;
+    static NAMES: LazyLock<HashMap<i16, &'static str>> = LazyLock::new(|| {
+        let name = |key: i16| ApiKey::try_from(key).map_or("Unknown", |api| &*format!("{api:?}").leak());
+        schloss_wire::versions::advertised().iter().map(|range| (range.key, name(range.key))).collect()
+    });
+    NAMES.get(&key).copied().unwrap_or("Unknown")
+}
+
+/// Records what was refused, then encodes.
+pub async fn finish(call: &Call, answer: ResponseKind) -> Option<Pieces> {
+    call.settle().await.ok()?;
+    let header: &RequestHeader = &call.header;
+    match response::encode(header.api_key, header.api_version, header.correlation_id, &answer) {
+        Ok(whole) => Some(vec![whole]),
+        Err(error) => {
+            // Our own mistake: an answer that its version cannot carry.
+            tracing::error!(api = header.api_key, version = header.api_version, %error, "answer could not be encoded");
+            None
+        }
+    }
+}
+
+async fn answer(call: Arc<Call>, body: RequestKind) -> Result<Answer, Malformed> {
+    macro_rules! now {
+        ($answer:expr) => {{
+            let answer = $answer;
+            finish(&call, answer.into()).await
+        }};
+    }
+    let pieces = match body {
+        RequestKind::Produce(request) => return Ok(api::produce::handle(call, request).await),
+        RequestKind::Fetch(request) => return Ok(Answer::Later(Box::pin(api::fetch::handle(call, request)))),
+        RequestKind::JoinGroup(request) => return Ok(Answer::Later(later(call, |call| async move { api::join_group::handle(&call, request).await }))),
+        RequestKind::SyncGroup(request) => return Ok(Answer::Later(later(call, |call| async move { api::sync_group::handle(&call, request).await }))),
+        RequestKind::ApiVersions(request) => now!(api::api_versions::handle(call.header.api_version, &request.client_software_name, &request.client_software_version)),
+        RequestKind::Metadata(request) => now!(api::metadata::handle(&call, request).await),
+        RequestKind::DescribeCluster(request) => now!(api::describe_cluster::handle(&call, &request)),
+        RequestKind::DescribeTopicPartitions(request) => now!(api::describe_topic_partitions::handle(&call, &request)),
+        RequestKind::ListOffsets(request) => now!(api::list_offsets::handle(&call, request).await),
+        RequestKind::OffsetForLeaderEpoch(request) => now!(api::offset_for_leader_epoch::handle(&call, &request)),
+        RequestKind::InitProducerId(request) => now!(api::init_producer_id::handle(&call, request).await),
+        RequestKind::CreateTopics(request) => now!(api::create_topics::handle(&call, request).await),
+        RequestKind::DeleteTopics(request) => now!(api::delete_topics::handle(&call, request).await),
+        RequestKind::CreatePartitions(request) => now!(api::create_partitions::handle(&call, request).await),
+        RequestKind::DeleteRecords(request) => now!(api::delete_records::handle(&call, request).await),
+        RequestKind::DescribeConfigs(request) => now!(api::describe_configs::handle(&call, &request)),
+        RequestKind::AlterConfigs(request) => now!(api::alter_configs::handle(&call, request).await),
+        RequestKind::IncrementalAlterConfigs(request) => now!(api::incremental_alter_configs::handle(&call, request).await),
+        RequestKind::DescribeLogDirs(request) => now!(api::describe_log_dirs::handle(&call, &request)),
+        RequestKind::FindCoordinator(request) => now!(api::find_coordinator::handle(&call, &request)),
+        RequestKind::Heartbeat(request) => now!(api::heartbeat::handle(&call, request).await),
+        RequestKind::LeaveGroup(request) => now!(api::leave_group::handle(&call, request).await),
+        RequestKind::OffsetCommit(request) => now!(api::offset_commit::handle(&call, request).await),
+        RequestKind::OffsetFetch(request) => now!(api::offset_fetch::handle(&call, request).await),
+        RequestKind::OffsetDelete(request) => now!(api::offset_delete::handle(&call, request).await),
+        RequestKind::DescribeGroups(request) => now!(api::describe_groups::handle(&call, &request)),
+        RequestKind::ListGroups(request) => now!(api::list_groups::handle(&call, &request)),
+        RequestKind::DeleteGroups(request) => now!(api::delete_groups::handle(&call, request).await),
+        RequestKind::GetTelemetrySubscriptions(request) => now!(api::get_telemetry_subscriptions::handle(&request)),
+        RequestKind::PushTelemetry(request) => now!(api::push_telemetry::handle(&request)),
+        _ => None,
+    };
+    Ok(pieces.map_or(Answer::Close, Answer::Now))
+}
+
+/// Runs a handler to its first wait at once, so that effects keep the order of requests, and the rest when it is due.
+fn later<T, F>(call: Arc<Call>, handler: impl FnOnce(Arc<Call>) -> F) -> BoxFuture<'static, Option<Pieces>>
+where
+    T: Into<ResponseKind> + Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let running = tokio::spawn(handler(Arc::clone(&call)));
+    Box::pin(async move {
+        let answer = running.await.ok()?;
+        finish(&call, answer.into()).await
+    })
+}

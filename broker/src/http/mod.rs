@@ -1,0 +1,81 @@
+//! The HTTPS admin listener: liveness, readiness, Prometheus metrics, and the digest of the organisation in force.
+//!
+//! In: HTTP/1.1 over TLS. Out: figures without tenants' names. It reads nothing of a tenant and changes nothing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use crate::broker::Broker;
+
+/// Connections at once: probes and one scraper need few.
+const CONNECTIONS_MAX: usize = 64;
+const HANDSHAKE: Duration = Duration::from_secs(5);
+const HEADER_READ: Duration = Duration::from_secs(10);
+const CONNECTION: Duration = Duration::from_secs(300);
+
+/// Serves until the listener fails or the task is dropped.
+pub async fn serve(listener: TcpListener, broker: Arc<Broker>) {
+    let router = router(Arc::clone(&broker));
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let (tcp, _peer): (_, SocketAddr) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "admin listener could not accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let acceptor = TlsAcceptor::from(broker.tls.admin_config());
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let _slot = slot;
+            let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await else { return };
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_READ);
+            let served = tokio::time::timeout(CONNECTION, builder.serve_connection(TokioIo::new(tls), service)).await;
+            if let Ok(Err(error)) = served {
+                tracing::debug!(%error, "admin connection ended");
+            }
+        });
+    }
+}
+
+fn router(broker: Arc<Broker>) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/v1/organisation", get(organisation))
+        .with_state(broker)
+}
+
+async fn ready(State(broker): State<Arc<Broker>>) -> impl IntoResponse {
+    match broker.readiness() {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+async fn metrics(State(broker): State<Arc<Broker>>) -> impl IntoResponse {
+    broker.read_figures();
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], broker.metrics.text())
+}
+
+async fn organisation(State(broker): State<Arc<Broker>>) -> impl IntoResponse {
+    let (digest, epoch) = broker.tenancy.version();
+    Json(serde_json::json!({ "sha256": digest, "epoch": epoch }))
+}

@@ -1,0 +1,175 @@
+//! Prometheus metrics, each bounded: labels are API names, outcomes and the organisation's tenants, never a
+//! client's words.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use std::sync::atomic::AtomicU64;
+
+/// One API.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ApiLabel {
+    /// Kafka's name of the API.
+    pub api: &'static str,
+}
+
+/// One API of one tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TenantApi {
+    /// Twelve digits.
+    pub tenant: String,
+    /// Kafka's name of the API.
+    pub api: &'static str,
+}
+
+/// One tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TenantLabel {
+    /// Twelve digits.
+    pub tenant: String,
+}
+
+/// A tenant's verdicts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DecisionLabel {
+    /// Twelve digits.
+    pub tenant: String,
+    /// `allowed` or `denied`.
+    pub verdict: &'static str,
+}
+
+/// Why a connection ended early.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusalLabel {
+    /// One of a fixed set of words.
+    pub reason: &'static str,
+}
+
+/// Figures read from the rooms at scrape time.
+#[derive(Debug, Default)]
+pub struct Readings {
+    /// Calls made to the key service.
+    pub kms_calls: Gauge<u64, AtomicU64>,
+    /// Calls that failed.
+    pub kms_failures: Gauge<u64, AtomicU64>,
+    /// WAL entries written.
+    pub wal_entries: Gauge<u64, AtomicU64>,
+    /// WAL bytes written.
+    pub wal_bytes: Gauge<u64, AtomicU64>,
+    /// Bytes in memory not yet in segments.
+    pub tail_bytes: Gauge<u64, AtomicU64>,
+    /// Live segments.
+    pub segments: Gauge<u64, AtomicU64>,
+    /// Bytes of live segments.
+    pub segment_bytes: Gauge<u64, AtomicU64>,
+    /// Frames found in the cache.
+    pub cache_hits: Gauge<u64, AtomicU64>,
+    /// Frames read from the store.
+    pub cache_misses: Gauge<u64, AtomicU64>,
+    /// Frames whose check failed.
+    pub frames_refused: Gauge<u64, AtomicU64>,
+    /// Version of the organisation in force, growing.
+    pub policy_epoch: Gauge<u64, AtomicU64>,
+}
+
+/// Every metric of the broker.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Requests answered.
+    pub requests: Family<TenantApi, Counter>,
+    /// Seconds from a whole frame to its answer.
+    pub request_seconds: Family<ApiLabel, Histogram>,
+    /// Bytes of requests.
+    pub received_bytes: Family<TenantLabel, Counter>,
+    /// Bytes of answers.
+    pub sent_bytes: Family<TenantLabel, Counter>,
+    /// Authorisation verdicts.
+    pub decisions: Family<DecisionLabel, Counter>,
+    /// Open connections.
+    pub connections: Gauge,
+    /// Connections refused or cut.
+    pub refusals: Family<RefusalLabel, Counter>,
+    /// Organisation loads that were refused.
+    pub organisation_refused: Counter,
+    /// Read at scrape time.
+    pub readings: Readings,
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("schloss");
+        let metrics = Self {
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_1, 2.0, 18))),
+            received_bytes: Family::default(),
+            sent_bytes: Family::default(),
+            decisions: Family::default(),
+            connections: Gauge::default(),
+            refusals: Family::default(),
+            organisation_refused: Counter::default(),
+            readings: Readings::default(),
+            registry: Registry::default(),
+        };
+        registry.register("requests", "Requests answered", metrics.requests.clone());
+        registry.register_with_unit("request_duration", "Time from a whole frame to its answer", Unit::Seconds, metrics.request_seconds.clone());
+        registry.register_with_unit("received", "Bytes of requests", Unit::Bytes, metrics.received_bytes.clone());
+        registry.register_with_unit("sent", "Bytes of answers", Unit::Bytes, metrics.sent_bytes.clone());
+        registry.register("authorization_decisions", "Authorisation decisions", metrics.decisions.clone());
+        registry.register("connections", "Open connections", metrics.connections.clone());
+        registry.register("connection_refusals", "Connections refused or cut", metrics.refusals.clone());
+        registry.register("organisation_refused", "Organisation files refused at reload", metrics.organisation_refused.clone());
+        let readings = &metrics.readings;
+        for (name, help, gauge) in [
+            ("kms_calls", "Calls made to the key service since start", &readings.kms_calls),
+            ("kms_call_failures", "Calls to the key service that failed since start", &readings.kms_failures),
+            ("wal_entries_written", "Write-ahead log entries written since start", &readings.wal_entries),
+            ("wal_written_bytes", "Write-ahead log bytes written since start", &readings.wal_bytes),
+            ("tail_bytes", "Bytes of batches not yet in segments", &readings.tail_bytes),
+            ("segments", "Live segments", &readings.segments),
+            ("segment_bytes", "Bytes of live segments", &readings.segment_bytes),
+            ("segment_cache_hits", "Segment frames found in the cache since start", &readings.cache_hits),
+            ("segment_cache_misses", "Segment frames read from the store since start", &readings.cache_misses),
+            ("segment_frames_refused", "Segment frames refused since start because their bytes were altered", &readings.frames_refused),
+            ("policy_epoch", "Version of the organisation in force", &readings.policy_epoch),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
+        Self { registry, ..metrics }
+    }
+
+    /// Counts a refusal or cut for one of the fixed reasons.
+    pub fn refused(&self, reason: &'static str) {
+        self.refusals.get_or_create(&RefusalLabel { reason }).inc();
+    }
+
+    /// The text exposition (OpenMetrics 1.0, which Prometheus reads).
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let written = encode(&mut text, &self.registry);
+        debug_assert!(written.is_ok());
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TenantLabel {
+    /// Of a tenant id.
+    #[must_use]
+    pub fn of(tenant: schloss_core::TenantId) -> Self {
+        Self { tenant: tenant.to_string() }
+    }
+}

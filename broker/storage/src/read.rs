@@ -1,0 +1,244 @@
+//! The read path: slices of the tail, or frames of segments opened through a bounded cache.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use object_store::{ObjectStore, ObjectStoreExt};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use schloss_core::{ClusterId, PartitionId};
+use schloss_crypto::KeyVault;
+use schloss_wire::batch;
+
+use crate::error::ReadError;
+use crate::partition::{Part, Partition, TailBatch};
+use crate::segment::{self, Frame, Opened, Segment};
+use crate::stats::Counters;
+
+/// Most bytes of frames fetched from the store in one read.
+const RANGE_BYTES: u64 = 4 * 1024 * 1024;
+/// Tail batches below this are put together, so that the socket gets fewer and larger pieces.
+const SMALL_BATCH_BYTES: usize = 8 * 1024;
+
+/// What a read found.
+#[derive(Clone, Debug, Default)]
+pub struct Read {
+    /// Whole batches one after the other, in any number of pieces.
+    pub records: Vec<Bytes>,
+    /// Next offset to be written.
+    pub high_watermark: i64,
+    /// First offset that exists.
+    pub log_start_offset: i64,
+}
+
+/// Weighs a cached frame by its bytes.
+#[derive(Clone)]
+pub struct ByBytes;
+
+impl Weighter<([u8; 32], u32), Bytes> for ByBytes {
+    fn weight(&self, _key: &([u8; 32], u32), frame: &Bytes) -> u64 {
+        (frame.len() as u64).max(1)
+    }
+}
+
+/// Opened frames by object and number.
+pub type FrameCache = Cache<([u8; 32], u32), Bytes, ByBytes>;
+
+/// What reading needs.
+pub struct Reader {
+    pub objects: Arc<dyn ObjectStore>,
+    pub vault: Arc<dyn KeyVault>,
+    pub cluster: ClusterId,
+    pub cache: FrameCache,
+    pub counters: Arc<Counters>,
+}
+
+enum Source {
+    Nothing,
+    Tail(Vec<TailBatch>),
+    Part(Part),
+}
+
+impl Reader {
+    /// Reads whole batches from the one that holds `offset`, at most `bytes_max` bytes, or one batch when `at_least_one`.
+    pub async fn read(&self, partition: &Partition, offset: i64, bytes_max: usize, at_least_one: bool) -> Result<Read, ReadError> {
+        let mut read = Read::default();
+        let mut next = offset;
+        let mut left = bytes_max;
+        let mut at_least_one = at_least_one;
+        loop {
+            let source = locate(partition, next, left, at_least_one, &mut read)?;
+            match source {
+                Source::Nothing => return Ok(read),
+                Source::Tail(batches) => {
+                    put_tail(&batches, &mut read.records);
+                    return Ok(read);
+                }
+                Source::Part(part) => {
+                    let (bytes, behind) = self.read_part(partition.id, &part, next, left, at_least_one, &mut read.records).await?;
+                    if bytes == 0 || behind < part.row.next_offset {
+                        return Ok(read);
+                    }
+                    left = left.saturating_sub(bytes);
+                    at_least_one = false;
+                    next = behind;
+                }
+            }
+        }
+    }
+
+    async fn read_part(&self, partition: PartitionId, part: &Part, offset: i64, bytes_max: usize, at_least_one: bool, out: &mut Vec<Bytes>) -> Result<(usize, i64), ReadError> {
+        let opened = part.segment.open(&*self.objects, &*self.vault, self.cluster).await?;
+        let frames = opened.index.get(&partition).ok_or_else(|| ReadError::Storage("a segment lacks a partition its row names".to_owned()))?;
+        let mut taken = 0_usize;
+        let mut behind = offset;
+        let from = frames.partition_point(|frame| frame.last_offset < offset);
+        let mut wanted = frames.get(from..).unwrap_or_default();
+        // Frames of parts that retention removed are still in the object; the part's range decides.
+        wanted = wanted.get(..wanted.partition_point(|frame| frame.first_offset < part.row.next_offset)).unwrap_or_default();
+        while !wanted.is_empty() {
+            let run = run_of(wanted, bytes_max.saturating_sub(taken));
+            for (frame, plain) in self.open_frames(partition, &part.segment, &opened, wanted.get(..run).unwrap_or_default()).await? {
+                let (bytes, until, full) = take_batches(&plain, offset.max(frame.first_offset), bytes_max.saturating_sub(taken), at_least_one && taken == 0, out)?;
+                taken = taken.saturating_add(bytes);
+                behind = until.unwrap_or(behind);
+                if full {
+                    return Ok((taken, behind));
+                }
+            }
+            wanted = wanted.get(run..).unwrap_or_default();
+        }
+        Ok((taken, behind))
+    }
+
+    /// Opens neighbouring frames: those in the cache, and the others with one read of the store.
+    pub async fn open_frames<'a>(&self, partition: PartitionId, segment: &Segment, opened: &Opened, frames: &'a [Frame]) -> Result<Vec<(&'a Frame, Bytes)>, ReadError> {
+        let cached: Vec<Option<Bytes>> = frames.iter().map(|frame| self.cache.get(&(segment.row.object_id, frame.place.number))).collect();
+        let missing: Vec<&Frame> = frames.iter().zip(&cached).filter(|(_, hit)| hit.is_none()).map(|(frame, _)| frame).collect();
+        Counters::add(&self.counters.cache_hits, (frames.len().saturating_sub(missing.len())) as u64);
+        Counters::add(&self.counters.cache_misses, missing.len() as u64);
+        let (Some(first), Some(last)) = (missing.first(), missing.last()) else {
+            return Ok(frames.iter().zip(cached.into_iter().flatten()).collect());
+        };
+        let start = first.place.position;
+        let end = last.place.position.saturating_add(u64::from(last.place.sealed_len));
+        let bytes = self.objects.get_range(&segment.path, start..end).await.map_err(|error| ReadError::Storage(error.to_string()))?;
+        let mut all = Vec::with_capacity(frames.len());
+        for (frame, hit) in frames.iter().zip(cached) {
+            let plain = match hit {
+                Some(plain) => plain,
+                None => self.open_frame(partition, segment, opened, frame, &bytes, start)?,
+            };
+            all.push((frame, plain));
+        }
+        Ok(all)
+    }
+
+    fn open_frame(&self, partition: PartitionId, segment: &Segment, opened: &Opened, frame: &Frame, bytes: &Bytes, start: u64) -> Result<Bytes, ReadError> {
+        let at = usize::try_from(frame.place.position.saturating_sub(start)).unwrap_or(usize::MAX);
+        let until = at.saturating_add(usize::try_from(frame.place.sealed_len).unwrap_or(usize::MAX));
+        let sealed = bytes.get(at..until).ok_or_else(|| ReadError::Storage("a segment was cut".to_owned()))?;
+        match opened.opener.open_frame(frame.place.number, &segment::facts(partition, frame), BytesMut::from(sealed)) {
+            Ok(plain) => {
+                self.cache.insert((segment.row.object_id, frame.place.number), plain.clone());
+                Ok(plain)
+            }
+            Err(error) => {
+                Counters::add(&self.counters.frames_refused, 1);
+                tracing::error!(tenant = %segment.row.tenant, object = %segment.path, frame = frame.place.number, %error, "stored bytes were altered; they are not served");
+                Err(ReadError::Storage(error.to_string()))
+            }
+        }
+    }
+}
+
+/// How many frames from the front to fetch at once.
+fn run_of(frames: &[Frame], bytes_max: usize) -> usize {
+    let most = u64::try_from(bytes_max).unwrap_or(u64::MAX).min(RANGE_BYTES);
+    let mut bytes = 0_u64;
+    let fits = frames.iter().take_while(|frame| {
+        bytes = bytes.saturating_add(u64::from(frame.place.sealed_len));
+        bytes <= most
+    });
+    fits.count().max(1)
+}
+
+/// Takes batches from a frame while they fit; returns bytes taken, the offset behind the last one, and whether to stop.
+fn take_batches(plain: &Bytes, offset: i64, bytes_max: usize, at_least_one: bool, out: &mut Vec<Bytes>) -> Result<(usize, Option<i64>, bool), ReadError> {
+    let (mut start, mut end, mut position) = (None, 0_usize, 0_usize);
+    let mut until = None;
+    let mut full = false;
+    for stored in batch::split(plain.clone()) {
+        let stored = stored.map_err(|error| ReadError::Storage(error.to_string()))?;
+        let size = stored.bytes.len();
+        let at = position;
+        position = position.saturating_add(size);
+        if stored.header.last_offset() < offset {
+            continue;
+        }
+        let taken = end.saturating_sub(start.unwrap_or(end));
+        if taken.saturating_add(size) > bytes_max && !(at_least_one && taken == 0) {
+            full = true;
+            break;
+        }
+        start.get_or_insert(at);
+        end = position;
+        until = Some(stored.header.last_offset().saturating_add(1));
+    }
+    let taken = match start {
+        Some(start) => {
+            out.push(plain.slice(start..end));
+            end.saturating_sub(start)
+        }
+        None => 0,
+    };
+    Ok((taken, until, full))
+}
+
+/// Finds where `offset` is and, for the tail, takes the batches at once under the lock.
+fn locate(partition: &Partition, offset: i64, bytes_max: usize, at_least_one: bool, read: &mut Read) -> Result<Source, ReadError> {
+    if partition.is_removed() {
+        return Err(ReadError::UnknownPartition);
+    }
+    let inner = partition.read();
+    read.high_watermark = inner.high_watermark;
+    read.log_start_offset = inner.log_start;
+    if offset < inner.log_start || offset > inner.high_watermark {
+        if !read.records.is_empty() {
+            return Ok(Source::Nothing);
+        }
+        return Err(ReadError::OffsetOutOfRange { offset, log_start: inner.log_start, high_watermark: inner.high_watermark });
+    }
+    if offset == inner.high_watermark {
+        return Ok(Source::Nothing);
+    }
+    let at = inner.parts.partition_point(|part| part.row.next_offset <= offset);
+    if let Some(part) = inner.parts.get(at).filter(|part| part.row.first_offset <= offset) {
+        return Ok(Source::Part(part.clone()));
+    }
+    let from = inner.tail.partition_point(|batch| batch.last_offset < offset);
+    let mut bytes = 0_usize;
+    let batches = inner.tail.iter().skip(from).take_while(|batch| {
+        bytes = bytes.saturating_add(batch.size());
+        bytes <= bytes_max || (at_least_one && bytes == batch.size())
+    });
+    Ok(Source::Tail(batches.cloned().collect()))
+}
+
+/// Small batches are copied together (a socket write for each would cost more than the copy); large ones go as they are.
+fn put_tail(batches: &[TailBatch], out: &mut Vec<Bytes>) {
+    let mut small = BytesMut::new();
+    for batch in batches {
+        if batch.size() < SMALL_BATCH_BYTES {
+            small.extend_from_slice(&batch.head);
+            small.extend_from_slice(&batch.payload);
+            continue;
+        }
+        small.extend_from_slice(&batch.head);
+        out.push(small.split().freeze());
+        out.push(batch.payload.clone());
+    }
+    if !small.is_empty() {
+        out.push(small.freeze());
+    }
+}

@@ -1,0 +1,658 @@
+//! One shard: a thread that gathers, numbers, seals and writes entries, and publishes what is durable.
+//!
+//! In: commands in the order of requests. Out: replies after the entry is on disk.
+//!
+//! A failed write gives back every offset and sequence number it had assigned. A write whose outcome is unknown stops the
+//! shard: the next start raises the epoch and replays.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use schloss_core::{Clock, ClusterId, ShardId, TenantId};
+use schloss_crypto::{EncryptionContext, EntryId, KeyError, KeyVault, Purpose, WalKeys};
+use schloss_metadata::ShardGuard;
+use schloss_wire::batch::ValidBatch;
+use tokio::sync::oneshot;
+
+use crate::error::AppendError;
+use crate::flush::{self, FlushDone, FlushPlan};
+use crate::partition::{Partition, TailBatch};
+use crate::producer::{Check, Numbered, Producer};
+use crate::stats::Counters;
+use crate::wal::entry::{self, HEADER_BYTES, Header, Kind};
+use crate::wal::{WalError, WalStore, crc32c};
+
+/// An entry takes no more commands when its body has this much.
+const ENTRY_BYTES: usize = 8 * 1024 * 1024;
+/// Age at which an epoch key is replaced; asked for at half of it.
+const EPOCH_KEY_AGE: Duration = Duration::from_secs(300);
+/// How often time-driven work is looked at when nothing comes.
+const TICK: Duration = Duration::from_millis(100);
+/// After a flush failed.
+const FLUSH_RETRY: Duration = Duration::from_secs(1);
+
+/// First byte of state keys that belong to the engine; others belong to the rooms above.
+pub const OWN_STATE: u8 = 0;
+/// Own state: a partition's leader epochs.
+pub const STATE_EPOCHS: u8 = 1;
+/// Own state: a partition's producers, written at flush.
+pub const STATE_PRODUCERS: u8 = 2;
+
+/// Where a batch stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of its first record.
+    pub base_offset: i64,
+    /// The broker's time, when it is the records' time.
+    pub log_append_time_ms: Option<i64>,
+    /// First offset that exists.
+    pub log_start_offset: i64,
+}
+
+/// A durable value of a tenant, under the tenant's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateRecord {
+    /// Key; its first byte tells the room and is never 0.
+    pub key: Bytes,
+    /// Value; none removes it.
+    pub value: Option<Bytes>,
+}
+
+/// What is asked of the shard's thread.
+pub enum Command {
+    Append { partition: Arc<Partition>, batch: ValidBatch, log_append_time: bool, reply: oneshot::Sender<Result<Appended, AppendError>> },
+    State { tenant: TenantId, records: Vec<StateRecord>, reply: oneshot::Sender<Result<(), AppendError>> },
+    Key { tenant: TenantId, outcome: Result<EpochKey, KeyError> },
+    Flushed(Result<FlushDone, String>),
+    FlushNow(oneshot::Sender<Result<(), AppendError>>),
+    Close(oneshot::Sender<()>),
+}
+
+/// A tenant's epoch key of this shard and epoch.
+pub struct EpochKey {
+    pub keys: WalKeys,
+    pub wrapped: Vec<u8>,
+    pub generation: u32,
+}
+
+struct HeldKey {
+    key: EpochKey,
+    since: Instant,
+    renewing: bool,
+}
+
+/// State of all tenants of a shard: what is durable, and what changed since the last flush.
+#[derive(Default)]
+pub struct States {
+    pub live: HashMap<TenantId, HashMap<Bytes, Bytes>>,
+    pub dirty: HashSet<(TenantId, Bytes)>,
+}
+
+impl States {
+    /// Applies a durable record.
+    pub fn apply(&mut self, tenant: TenantId, record: &StateRecord) {
+        let live = self.live.entry(tenant).or_default();
+        match &record.value {
+            Some(value) => drop(live.insert(record.key.clone(), value.clone())),
+            None => drop(live.remove(&record.key)),
+        }
+        self.dirty.insert((tenant, record.key.clone()));
+    }
+}
+
+/// What the thread and everyone else share.
+pub struct ShardShared {
+    pub id: ShardId,
+    pub epoch: u64,
+    pub guard: ShardGuard,
+    pub states: Mutex<States>,
+    pub partitions: Mutex<HashMap<schloss_core::PartitionId, Arc<Partition>>>,
+    pub stopped: AtomicBool,
+    /// The engine is gone.
+    pub abandoned: AtomicBool,
+    /// Bytes of durable batches not yet in segments.
+    pub tail_bytes: AtomicUsize,
+}
+
+impl ShardShared {
+    /// The leader epoch of this shard's partitions.
+    pub fn leader_epoch(&self) -> i32 {
+        i32::try_from(self.epoch).unwrap_or(i32::MAX)
+    }
+
+    /// Bytes of durable batches not yet in segments.
+    pub fn tail_bytes(&self) -> usize {
+        self.tail_bytes.load(Ordering::Acquire)
+    }
+
+    /// Batches left the tail.
+    pub fn left_tail(&self, bytes: usize) {
+        self.tail_bytes.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    pub fn states(&self) -> std::sync::MutexGuard<'_, States> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bounds of a shard.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardLimits {
+    pub tail_bytes_max: usize,
+    pub flush_bytes: usize,
+    pub flush_every: Duration,
+}
+
+/// The thread's own things.
+pub struct Shard {
+    pub shared: Arc<ShardShared>,
+    pub cluster: ClusterId,
+    pub wal: Box<dyn WalStore>,
+    pub limits: ShardLimits,
+    pub clock: Arc<dyn Clock>,
+    pub vault: Arc<dyn KeyVault>,
+    pub flusher: Arc<flush::Flusher>,
+    pub counters: Arc<Counters>,
+    pub runtime: tokio::runtime::Handle,
+    pub commands: mpsc::Receiver<Command>,
+    pub sender: mpsc::Sender<Command>,
+    /// Sequence number of the last entry, and the digest of its header.
+    pub last: (u64, [u8; 32]),
+}
+
+/// What one gathered command becomes when the entry is durable.
+enum Publish {
+    Append { partition: Arc<Partition>, batch: TailBatch, reply: oneshot::Sender<Result<Appended, AppendError>>, appended: Appended },
+    State { tenant: TenantId, records: Vec<StateRecord>, reply: Option<oneshot::Sender<Result<(), AppendError>>> },
+    /// A repetition of something in this very entry: answered with it.
+    Repeated { reply: oneshot::Sender<Result<Appended, AppendError>>, appended: Appended },
+}
+
+/// What a failed write gives back.
+struct Undo {
+    partition: Arc<Partition>,
+    next_offset: i64,
+    producer: Option<(i64, Option<Producer>)>,
+    epoch_listed: bool,
+}
+
+struct Run {
+    shard: Shard,
+    keys: HashMap<TenantId, HeldKey>,
+    generations: HashMap<TenantId, u32>,
+    parked: HashMap<TenantId, VecDeque<Command>>,
+    gathering: Vec<Command>,
+    gathered_bytes: usize,
+    held: VecDeque<Command>,
+    body: Vec<u8>,
+    flushing: bool,
+    flush_failed: Option<Instant>,
+    flush_waiters: Vec<oneshot::Sender<Result<(), AppendError>>>,
+    oldest_unflushed: Option<Instant>,
+    closing: Option<oneshot::Sender<()>>,
+}
+
+/// Runs the shard until it is closed. Blocks; it is a thread's whole life.
+pub fn run(shard: Shard) {
+    let oldest_unflushed = (shard.shared.tail_bytes() > 0).then(Instant::now);
+    let mut run = Run {
+        shard,
+        keys: HashMap::new(),
+        generations: HashMap::new(),
+        parked: HashMap::new(),
+        gathering: Vec::new(),
+        gathered_bytes: 0,
+        held: VecDeque::new(),
+        body: Vec::new(),
+        flushing: false,
+        flush_failed: None,
+        flush_waiters: Vec::new(),
+        oldest_unflushed,
+        closing: None,
+    };
+    while run.step() {}
+}
+
+impl Run {
+    fn step(&mut self) -> bool {
+        match self.shard.commands.recv_timeout(TICK) {
+            Ok(command) => self.take(command),
+            // An engine that was dropped without a close leaves its log as a crash would.
+            Err(RecvTimeoutError::Timeout) if self.shard.shared.abandoned.load(Ordering::Acquire) => return false,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+        while self.gathered_bytes < ENTRY_BYTES && self.closing.is_none() {
+            match self.shard.commands.try_recv() {
+                Ok(command) => self.take(command),
+                Err(_) => break,
+            }
+        }
+        self.write();
+        self.renew_keys();
+        if self.closing.is_none() && self.flush_due() {
+            self.start_flush();
+        }
+        if let Some(reply) = self.closing.take() {
+            self.close();
+            // Whoever asked may have given up waiting.
+            let _gone = reply.send(());
+            return false;
+        }
+        true
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Key { tenant, outcome } => self.take_key(tenant, outcome),
+            Command::Flushed(outcome) => self.flushed(outcome),
+            Command::FlushNow(reply) => self.flush_waiters.push(reply),
+            Command::Close(reply) => self.closing = Some(reply),
+            command => self.gather(command),
+        }
+    }
+
+    /// Puts a command into the next entry, or where it waits for a key or for room.
+    fn gather(&mut self, command: Command) {
+        let (tenant, bytes) = match &command {
+            Command::Append { partition, batch, .. } => (partition.tenant, batch.total_bytes()),
+            Command::State { tenant, records, .. } => (*tenant, records.iter().map(|record| record.key.len().saturating_add(record.value.as_ref().map_or(0, Bytes::len))).sum()),
+            _ => return,
+        };
+        if self.shard.shared.stopped.load(Ordering::Acquire) {
+            return refuse(command, &AppendError::Stopped);
+        }
+        if self.shard.shared.tail_bytes() >= self.shard.limits.tail_bytes_max {
+            // Slow is better than full while a flush is on its way; refusing early is better than waiting for none.
+            return if self.flush_failed.is_some() && !self.flushing { refuse(command, &AppendError::Full) } else { self.held.push_back(command) };
+        }
+        let fresh = self.keys.get(&tenant).is_some_and(|held| held.since.elapsed() < EPOCH_KEY_AGE);
+        if !fresh {
+            let first = !self.parked.contains_key(&tenant);
+            self.parked.entry(tenant).or_default().push_back(command);
+            if first {
+                self.ask_key(tenant);
+            }
+            return;
+        }
+        self.gathered_bytes = self.gathered_bytes.saturating_add(bytes);
+        self.gathering.push(command);
+    }
+
+    fn ask_key(&mut self, tenant: TenantId) {
+        let generation = self.generations.entry(tenant).or_insert(0);
+        let number = *generation;
+        *generation = number.saturating_add(1);
+        let purpose = Purpose::Wal { shard: self.shard.shared.id.0, epoch: self.shard.shared.epoch, generation: number };
+        let context = EncryptionContext { cluster: self.shard.cluster.to_bytes(), tenant: tenant.to_bytes(), purpose };
+        let (vault, sender) = (Arc::clone(&self.shard.vault), self.shard.sender.clone());
+        self.shard.runtime.spawn(async move {
+            let outcome = match vault.generate(&context).await {
+                Ok((key, wrapped)) => wrapped
+                    .to_bytes()
+                    .map(|wrapped| EpochKey { keys: WalKeys::new(&key), wrapped, generation: number })
+                    .map_err(|_| KeyError::Corrupt { key_ref: String::new() }),
+                Err(error) => Err(error),
+            };
+            // A closed shard needs no key.
+            drop(sender.send(Command::Key { tenant, outcome }));
+        });
+    }
+
+    fn take_key(&mut self, tenant: TenantId, outcome: Result<EpochKey, KeyError>) {
+        match outcome {
+            Ok(key) => {
+                self.keys.insert(tenant, HeldKey { key, since: Instant::now(), renewing: false });
+                for command in self.parked.remove(&tenant).unwrap_or_default() {
+                    self.gather(command);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%tenant, %error, "no key for the write-ahead log");
+                if let Some(held) = self.keys.get_mut(&tenant) {
+                    held.renewing = false;
+                }
+                for command in self.parked.remove(&tenant).unwrap_or_default() {
+                    refuse(command, &AppendError::Key);
+                }
+            }
+        }
+    }
+
+    /// Keys in use are replaced before they are too old to write under.
+    fn renew_keys(&mut self) {
+        let half = EPOCH_KEY_AGE / 2;
+        self.keys.retain(|_, held| held.since.elapsed() < EPOCH_KEY_AGE);
+        let due: Vec<TenantId> = self.keys.iter().filter(|(_, held)| !held.renewing && held.since.elapsed() >= half).map(|(tenant, _)| *tenant).collect();
+        for tenant in due {
+            let active = self.gathering.iter().any(|command| matches!(command, Command::Append { partition, .. } if partition.tenant == tenant));
+            if active {
+                if let Some(held) = self.keys.get_mut(&tenant) {
+                    held.renewing = true;
+                }
+                self.ask_key(tenant);
+            }
+        }
+    }
+
+    /// Writes what was gathered as one entry and publishes it.
+    fn write(&mut self) {
+        if self.gathering.is_empty() {
+            return;
+        }
+        let commands = std::mem::take(&mut self.gathering);
+        self.gathered_bytes = 0;
+        let seq = self.shard.last.0.saturating_add(1);
+        self.body.clear();
+        self.body.resize(HEADER_BYTES, 0);
+        let (mut publish, mut undo) = (Vec::new(), Vec::new());
+        let sealed = self.fill(commands, seq, &mut publish, &mut undo);
+        if publish.is_empty() {
+            return;
+        }
+        if !sealed {
+            return self.give_back(publish, undo, &AppendError::Key);
+        }
+        if self.body.len() == HEADER_BYTES {
+            return self.publish(publish);
+        }
+        let header = self.header(Kind::Data, seq);
+        match self.create(header) {
+            Ok(()) => {
+                self.shard.last = (seq, header.digest());
+                self.publish(publish);
+            }
+            Err(WalError::Full) => {
+                tracing::error!(shard = self.shard.shared.id.0, "the disk is full; produce waits for space");
+                self.give_back(publish, undo, &AppendError::Full);
+            }
+            Err(WalError::Failed(error)) => {
+                tracing::error!(shard = self.shard.shared.id.0, %error, "a write has an unknown outcome; the shard stops until the next start");
+                self.shard.shared.stopped.store(true, Ordering::Release);
+                self.give_back(publish, undo, &AppendError::Stopped);
+            }
+        }
+    }
+
+    fn header(&self, kind: Kind, seq: u64) -> Header {
+        let body = self.body.get(HEADER_BYTES..).unwrap_or_default();
+        Header {
+            kind,
+            shard: self.shard.shared.id.0,
+            epoch: self.shard.shared.epoch,
+            seq,
+            writer: self.shard.shared.guard.writer,
+            previous: self.shard.last.1,
+            body_bytes: u32::try_from(body.len()).unwrap_or(u32::MAX),
+            body_crc: crc32c(body),
+        }
+    }
+
+    fn create(&mut self, header: Header) -> Result<(), WalError> {
+        if let Some(place) = self.body.get_mut(..HEADER_BYTES) {
+            place.copy_from_slice(&header.to_bytes());
+        }
+        let begun = Instant::now();
+        let outcome = self.shard.wal.create(header.epoch, header.seq, &self.body);
+        let counters = &self.shard.counters;
+        Counters::add(&counters.wal_sync_nanos, u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        if outcome.is_ok() {
+            Counters::add(&counters.wal_entries, 1);
+            Counters::add(&counters.wal_bytes, self.body.len() as u64);
+        }
+        outcome
+    }
+
+    /// Numbers every command and seals a section per tenant. False when a section could not be sealed.
+    fn fill(&mut self, commands: Vec<Command>, seq: u64, publish: &mut Vec<Publish>, undo: &mut Vec<Undo>) -> bool {
+        let mut by_tenant: Vec<(TenantId, Vec<Command>)> = Vec::new();
+        for command in commands {
+            let tenant = match &command {
+                Command::Append { partition, .. } => partition.tenant,
+                Command::State { tenant, .. } => *tenant,
+                _ => continue,
+            };
+            match by_tenant.iter_mut().find(|(known, _)| *known == tenant) {
+                Some((_, list)) => list.push(command),
+                None => by_tenant.push((tenant, vec![command])),
+            }
+        }
+        let now_ms = self.shard.clock.now_ms();
+        let entry = EntryId { shard: self.shard.shared.id.0, epoch: self.shard.shared.epoch, seq };
+        let mut section = 0_u32;
+        for (tenant, commands) in by_tenant {
+            let Some(held) = self.keys.get(&tenant) else {
+                commands.into_iter().for_each(|command| refuse(command, &AppendError::Key));
+                continue;
+            };
+            let begun = self.body.len();
+            let start = entry::begin_section(&mut self.body, tenant, held.key.generation, &held.key.wrapped);
+            for command in commands {
+                match command {
+                    Command::Append { partition, batch, log_append_time, reply } => {
+                        self.shard.shared.append(&mut self.body, partition, batch, log_append_time.then_some(now_ms), now_ms, reply, publish, undo);
+                    }
+                    Command::State { tenant, records, reply } => {
+                        records.iter().for_each(|record| entry::put_state(&mut self.body, &record.key, record.value.as_deref()));
+                        publish.push(Publish::State { tenant, records, reply: Some(reply) });
+                    }
+                    _ => {}
+                }
+            }
+            if self.body.len() == start {
+                self.body.truncate(begun);
+                continue;
+            }
+            if held.key.keys.seal_section_from(entry, section, tenant.to_bytes(), &mut self.body, start).is_err() {
+                return false;
+            }
+            entry::end_section(&mut self.body, start);
+            section = section.saturating_add(1);
+        }
+        true
+    }
+
+    /// Everything in the entry is durable: show it, count it, answer.
+    fn publish(&mut self, publish: Vec<Publish>) {
+        let mut woken: Vec<Arc<Partition>> = Vec::new();
+        let mut replies = Vec::with_capacity(publish.len());
+        for one in publish {
+            match one {
+                Publish::Append { partition, batch, reply, mut appended } => {
+                    self.shard.shared.tail_bytes.fetch_add(batch.size(), Ordering::AcqRel);
+                    let mut inner = partition.write();
+                    inner.high_watermark = batch.last_offset.saturating_add(1);
+                    inner.tail.push_back(batch);
+                    appended.log_start_offset = inner.log_start;
+                    drop(inner);
+                    if !woken.iter().any(|known| Arc::ptr_eq(known, &partition)) {
+                        woken.push(partition);
+                    }
+                    replies.push((reply, appended));
+                }
+                Publish::State { tenant, records, reply } => {
+                    let mut states = self.shard.shared.states();
+                    records.iter().for_each(|record| states.apply(tenant, record));
+                    drop(states);
+                    if let Some(reply) = reply {
+                        // The asker may be gone; the state stands.
+                        drop(reply.send(Ok(())));
+                    }
+                }
+                Publish::Repeated { reply, appended } => replies.push((reply, appended)),
+            }
+        }
+        self.oldest_unflushed.get_or_insert_with(Instant::now);
+        for (reply, appended) in replies {
+            drop(reply.send(Ok(appended)));
+        }
+        woken.iter().for_each(|partition| partition.wake());
+    }
+
+    /// Nothing of the entry happened: offsets and sequence numbers go back, in reverse.
+    fn give_back(&mut self, publish: Vec<Publish>, undo: Vec<Undo>, error: &AppendError) {
+        for undo in undo.into_iter().rev() {
+            let mut writer = undo.partition.writer();
+            writer.next_offset = undo.next_offset;
+            writer.epoch_listed = undo.epoch_listed;
+            if let Some((id, old)) = undo.producer {
+                writer.producers.undo(id, old);
+            }
+        }
+        for one in publish {
+            match one {
+                Publish::Append { reply, .. } | Publish::Repeated { reply, .. } => drop(reply.send(Err(error.clone()))),
+                Publish::State { reply: Some(reply), .. } => drop(reply.send(Err(error.clone()))),
+                Publish::State { reply: None, .. } => {}
+            }
+        }
+    }
+
+    fn flush_due(&self) -> bool {
+        if self.flushing || self.shard.shared.stopped.load(Ordering::Acquire) {
+            return false;
+        }
+        if self.flush_failed.is_some_and(|at| at.elapsed() < FLUSH_RETRY) {
+            return false;
+        }
+        let old = self.oldest_unflushed.is_some_and(|since| since.elapsed() >= self.shard.limits.flush_every);
+        old || self.shard.shared.tail_bytes() >= self.shard.limits.flush_bytes || !self.flush_waiters.is_empty() || self.flush_failed.is_some()
+    }
+
+    fn start_flush(&mut self) {
+        let plan = FlushPlan::gather(&self.shard.shared, (self.shard.shared.epoch, self.shard.last.0), self.shard.clock.now_ms());
+        self.flushing = true;
+        self.oldest_unflushed = None;
+        let (flusher, sender) = (Arc::clone(&self.shard.flusher), self.shard.sender.clone());
+        self.shard.runtime.spawn(async move {
+            let outcome = flusher.flush(plan).await;
+            drop(sender.send(Command::Flushed(outcome)));
+        });
+    }
+
+    fn flushed(&mut self, outcome: Result<FlushDone, String>) {
+        self.flushing = false;
+        let waiters = std::mem::take(&mut self.flush_waiters);
+        match outcome {
+            Ok(done) => {
+                self.flush_failed = None;
+                if let Err(error) = self.shard.wal.collect(done.checkpoint) {
+                    tracing::warn!(%error, "write-ahead log files behind the checkpoint could not be recycled");
+                }
+                waiters.into_iter().for_each(|waiter| drop(waiter.send(Ok(()))));
+            }
+            Err(reason) => {
+                tracing::error!(shard = self.shard.shared.id.0, reason, "a flush failed and is tried again; nothing is lost");
+                Counters::add(&self.shard.counters.flush_failures, 1);
+                self.flush_failed = Some(Instant::now());
+                waiters.into_iter().for_each(|waiter| drop(waiter.send(Err(AppendError::Full))));
+            }
+        }
+        for command in std::mem::take(&mut self.held) {
+            self.gather(command);
+        }
+    }
+
+    /// A clean end: a seal says that this epoch has no more entries, so that a change to its last one is noticed.
+    fn close(&mut self) {
+        for (_, parked) in std::mem::take(&mut self.parked) {
+            parked.into_iter().for_each(|command| refuse(command, &AppendError::Stopped));
+        }
+        std::mem::take(&mut self.held).into_iter().for_each(|command| refuse(command, &AppendError::Stopped));
+        if self.shard.shared.stopped.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let seq = self.shard.last.0.saturating_add(1);
+        self.body.clear();
+        self.body.resize(HEADER_BYTES, 0);
+        let header = self.header(Kind::Seal, seq);
+        if let Err(error) = self.create(header) {
+            tracing::warn!(%error, "the log could not be sealed; the next start replays it");
+        }
+    }
+}
+
+impl ShardShared {
+    #[expect(clippy::too_many_arguments, reason = "one batch on its way from request to entry")]
+    fn append(
+        &self,
+        body: &mut Vec<u8>,
+        partition: Arc<Partition>,
+        batch: ValidBatch,
+        log_append_ms: Option<i64>,
+        now_ms: i64,
+        reply: oneshot::Sender<Result<Appended, AppendError>>,
+        publish: &mut Vec<Publish>,
+        undo: &mut Vec<Undo>,
+    ) {
+        if partition.is_removed() {
+            return drop(reply.send(Err(AppendError::UnknownPartition)));
+        }
+        let facts = *batch.facts();
+        let numbered = facts.producer.map(|producer| Numbered {
+            producer_id: producer.id,
+            epoch: producer.epoch,
+            base_sequence: producer.base_sequence,
+            last_offset_delta: facts.last_offset_delta,
+        });
+        let mut writer = partition.writer();
+        if let Some(numbered) = &numbered {
+            match writer.producers.check(numbered) {
+                Ok(Check::Append) => {}
+                Ok(Check::Duplicate(old)) => {
+                    let appended = Appended { base_offset: old.base_offset, log_append_time_ms: log_append_ms.map(|_| old.appended_ms), log_start_offset: partition.read().log_start };
+                    return publish.push(Publish::Repeated { reply, appended });
+                }
+                Err(error) => return drop(reply.send(Err(error))),
+            }
+        }
+        let base_offset = writer.next_offset;
+        let last_offset = base_offset.saturating_add(i64::from(facts.last_offset_delta));
+        let was_listed = writer.epoch_listed;
+        let producer = numbered.map(|numbered| (numbered.producer_id, writer.producers.append(&numbered, base_offset, now_ms)));
+        writer.producers_dirty |= producer.is_some();
+        writer.next_offset = last_offset.saturating_add(1);
+        writer.epoch_listed = true;
+        drop(writer);
+        undo.push(Undo { partition: Arc::clone(&partition), next_offset: base_offset, producer, epoch_listed: was_listed });
+        if !was_listed {
+            let record = self.list_epoch(&partition, base_offset);
+            entry::put_state(body, &record.key, record.value.as_deref());
+            publish.push(Publish::State { tenant: partition.tenant, records: vec![record], reply: None });
+        }
+        let head = Bytes::copy_from_slice(&batch.assign_head(base_offset, self.leader_epoch(), log_append_ms));
+        let payload = batch.payload();
+        entry::put_batch(body, partition.id.topic.to_bytes(), partition.id.index, now_ms, &head, &payload);
+        let max_timestamp = log_append_ms.unwrap_or(facts.max_timestamp);
+        let tail = TailBatch { base_offset, last_offset, max_timestamp, appended_ms: now_ms, head, payload };
+        let appended = Appended { base_offset, log_append_time_ms: log_append_ms, log_start_offset: 0 };
+        publish.push(Publish::Append { partition, batch: tail, reply, appended });
+    }
+
+    /// The partition's epoch list with this epoch in it.
+    fn list_epoch(&self, partition: &Partition, first_offset: i64) -> StateRecord {
+        let epoch = self.leader_epoch();
+        let mut inner = partition.write();
+        inner.epochs.retain(|(known, _)| *known < epoch);
+        inner.epochs.push((epoch, first_offset));
+        let value: Vec<u8> = inner.epochs.iter().flat_map(|(epoch, offset)| [epoch.to_be_bytes().to_vec(), offset.to_be_bytes().to_vec()].concat()).collect();
+        StateRecord { key: own_key(STATE_EPOCHS, partition), value: Some(value.into()) }
+    }
+}
+
+/// Key of the engine's own state of a partition.
+pub fn own_key(kind: u8, partition: &Partition) -> Bytes {
+    [&[OWN_STATE, kind][..], &partition.id.topic.to_bytes(), &partition.id.index.to_be_bytes()].concat().into()
+}
+
+fn refuse(command: Command, error: &AppendError) {
+    match command {
+        Command::Append { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Command::State { reply, .. } => drop(reply.send(Err(error.clone()))),
+        _ => {}
+    }
+}

@@ -1,0 +1,329 @@
+//! The local store: files of preallocated space, appended to and recycled.
+//!
+//! `<folder>/<epoch>-<first sequence number>.wal`, both in 16 hexadecimal digits. Entries stand one after the other; what
+//! follows the last one is zeros or the remains of a recycled file, whose entries have lower names and so are never
+//! mistaken. A file is written through before it is used (preallocated with zeros), so that a sync moves data only.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::entry::{BODY_BYTES_MAX, Entry, HEADER_BYTES, Header};
+use super::{Replay, ReplayEnd, WalError, WalStore};
+
+/// Size of a file; a larger entry gets a larger file.
+pub const FILE_BYTES: u64 = 32 * 1024 * 1024;
+/// Files kept for recycling.
+const SPARE_MAX: usize = 3;
+
+struct Open {
+    file: File,
+    position: u64,
+    size: u64,
+}
+
+/// A shard's log in a folder.
+pub struct FileWal {
+    folder: PathBuf,
+    shard: u32,
+    open: Option<(u64, Open)>,
+    file_bytes: u64,
+}
+
+/// A file by its name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Named {
+    epoch: u64,
+    first: u64,
+    path: PathBuf,
+}
+
+impl FileWal {
+    /// Opens a folder, making it when it is not there.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn new(folder: &Path, shard: u32, file_bytes: u64) -> io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        sync_folder(folder)?;
+        Ok(Self { folder: folder.to_owned(), shard, open: None, file_bytes })
+    }
+
+    fn files(&self) -> io::Result<Vec<Named>> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let Some((epoch, first)) = name.strip_suffix(".wal").and_then(|stem| stem.split_once('-')) else { continue };
+            if let (Ok(epoch), Ok(first)) = (u64::from_str_radix(epoch, 16), u64::from_str_radix(first, 16)) {
+                files.push(Named { epoch, first, path });
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    fn spares(&self) -> io::Result<Vec<PathBuf>> {
+        let mut spares = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "spare") {
+                spares.push(path);
+            }
+        }
+        Ok(spares)
+    }
+
+    /// A file with room for an entry of `length`, named and durable before it is used.
+    fn start_file(&self, epoch: u64, seq: u64, length: u64) -> io::Result<Open> {
+        let path = self.folder.join(format!("{epoch:016x}-{seq:016x}.wal"));
+        let size = self.file_bytes.max(length);
+        if size == self.file_bytes
+            && let Some(spare) = self.spares()?.into_iter().next()
+        {
+            std::fs::rename(&spare, &path)?;
+            sync_folder(&self.folder)?;
+            let file = OpenOptions::new().read(true).write(true).open(&path)?;
+            return Ok(Open { file, position: 0, size });
+        }
+        match self.preallocate(&path, size) {
+            Ok(file) => Ok(Open { file, position: 0, size }),
+            Err(error) => {
+                // Half a file helps nobody and holds space that is missing already.
+                drop(std::fs::remove_file(&path));
+                Err(error)
+            }
+        }
+    }
+
+    fn preallocate(&self, path: &Path, size: u64) -> io::Result<File> {
+        let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let zeros = vec![0; 1024 * 1024];
+        let mut left = size;
+        while left > 0 {
+            let step = usize::try_from(left).unwrap_or(zeros.len()).min(zeros.len());
+            file.write_all(zeros.get(..step).unwrap_or_default())?;
+            left = left.saturating_sub(step as u64);
+        }
+        file.sync_all()?;
+        sync_folder(&self.folder)?;
+        Ok(file)
+    }
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+impl WalStore for FileWal {
+    fn epochs(&self) -> io::Result<Vec<u64>> {
+        let mut epochs: Vec<u64> = self.files()?.into_iter().map(|file| file.epoch).collect();
+        epochs.dedup();
+        Ok(epochs)
+    }
+
+    fn replay(&self, epoch: u64, after: u64) -> io::Result<Replay> {
+        let files: Vec<_> = self.files()?.into_iter().filter(|file| file.epoch == epoch).collect();
+        let mut entries = Vec::new();
+        let mut next = None;
+        for (n, named) in files.iter().enumerate() {
+            let expected = *next.get_or_insert(named.first);
+            if named.first != expected {
+                return Ok(Replay { entries, end: ReplayEnd::Damaged { seq: expected } });
+            }
+            // The file behind begins above the checkpoint: nothing in this one is wanted.
+            if files.get(n.saturating_add(1)).is_some_and(|later| later.first <= after.saturating_add(1)) {
+                next = files.get(n.saturating_add(1)).map(|later| later.first);
+                continue;
+            }
+            let mut content = Vec::new();
+            File::open(&named.path)?.read_to_end(&mut content)?;
+            let content = Bytes::from(content);
+            let (end, seq) = read_entries(&content, self.shard, epoch, expected, after, &mut entries);
+            next = Some(seq);
+            if later_entry_behind(&content, end, self.shard, epoch, seq) {
+                return Ok(Replay { entries, end: ReplayEnd::Damaged { seq } });
+            }
+        }
+        Ok(Replay { entries, end: ReplayEnd::Open })
+    }
+
+    fn create(&mut self, epoch: u64, seq: u64, bytes: &[u8]) -> Result<(), WalError> {
+        let length = bytes.len() as u64;
+        let fits = self.open.as_ref().is_some_and(|(open_epoch, open)| *open_epoch == epoch && open.position.saturating_add(length) <= open.size);
+        if !fits {
+            let started = self.start_file(epoch, seq, length).map_err(|error| if is_full(&error) { WalError::Full } else { WalError::Failed(error) })?;
+            self.open = Some((epoch, started));
+        }
+        let Some((_, open)) = self.open.as_mut() else {
+            return Err(WalError::Failed(io::Error::other("no file is open")));
+        };
+        open.file.write_all_at(bytes, open.position).map_err(WalError::Failed)?;
+        open.file.sync_data().map_err(WalError::Failed)?;
+        open.position = open.position.saturating_add(length);
+        Ok(())
+    }
+
+    fn collect(&mut self, (epoch, seq): (u64, u64)) -> io::Result<()> {
+        let files = self.files()?;
+        let mut spares = self.spares()?.len();
+        for (n, named) in files.iter().enumerate() {
+            let later = files.get(n.saturating_add(1)).filter(|later| later.epoch == named.epoch);
+            let being_written = later.is_none() && self.open.as_ref().is_some_and(|(open_epoch, _)| *open_epoch == named.epoch);
+            // Of an older epoch everything is behind; of the checkpoint's own, a file whose last entry is.
+            let behind = named.epoch < epoch || (named.epoch == epoch && later.is_some_and(|later| later.first.saturating_sub(1) <= seq));
+            if being_written || !behind {
+                continue;
+            }
+            let recyclable = std::fs::metadata(&named.path)?.len() == self.file_bytes && spares < SPARE_MAX;
+            if recyclable {
+                let spare = self.folder.join(format!("{:016x}-{:016x}.spare", named.epoch, named.first));
+                std::fs::rename(&named.path, spare)?;
+                spares = spares.saturating_add(1);
+            } else {
+                std::fs::remove_file(&named.path)?;
+            }
+        }
+        sync_folder(&self.folder)
+    }
+}
+
+/// Reads whole entries from the start of a file; returns where they end and the sequence number expected next.
+fn read_entries(content: &Bytes, shard: u32, epoch: u64, first: u64, after: u64, entries: &mut Vec<Entry<Bytes>>) -> (usize, u64) {
+    let (mut at, mut seq) = (0_usize, first);
+    while let Some((header, body)) = whole_entry(content, at) {
+        if header.shard != shard || header.epoch != epoch || header.seq != seq {
+            break;
+        }
+        at = body.end;
+        if seq > after {
+            entries.push(Entry { header, body: content.slice(body) });
+        }
+        seq = seq.saturating_add(1);
+    }
+    (at, seq)
+}
+
+fn whole_entry(content: &Bytes, at: usize) -> Option<(Header, std::ops::Range<usize>)> {
+    let header = Header::read(content.get(at..)?)?;
+    let start = at.checked_add(HEADER_BYTES)?;
+    let length = usize::try_from(header.body_bytes).ok().filter(|length| *length <= BODY_BYTES_MAX)?;
+    let end = start.checked_add(length)?;
+    (super::crc32c(content.get(start..end)?) == header.body_crc).then_some((header, start..end))
+}
+
+/// Whether an entry with a higher name stands behind the place where one is missing. Entries go out one at a time, so
+/// only the very last can be torn; anything behind it means that bytes were changed.
+fn later_entry_behind(content: &Bytes, from: usize, shard: u32, epoch: u64, seq: u64) -> bool {
+    let mut at = from;
+    while let Some(found) = content.get(at..).and_then(|rest| rest.windows(8).position(|window| window == b"SCHLWAL1")) {
+        at = at.saturating_add(found);
+        let later = content.get(at..).and_then(Header::read).is_some_and(|header| header.shard == shard && header.epoch == epoch && header.seq > seq);
+        if later {
+            return true;
+        }
+        at = at.saturating_add(1);
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::Kind;
+    use super::*;
+
+    fn entry(epoch: u64, seq: u64, body: &[u8]) -> Vec<u8> {
+        let header = Header { kind: Kind::Data, shard: 7, epoch, seq, writer: [1; 16], previous: [0; 32], body_bytes: body.len() as u32, body_crc: super::super::crc32c(body) };
+        [&header.to_bytes()[..], body].concat()
+    }
+
+    fn write(wal: &mut FileWal, epoch: u64, range: std::ops::RangeInclusive<u64>) {
+        for seq in range {
+            wal.create(epoch, seq, &entry(epoch, seq, &[seq as u8; 100])).unwrap();
+        }
+    }
+
+    fn seqs(replay: &Replay) -> Vec<u64> {
+        replay.entries.iter().map(|entry| entry.header.seq).collect()
+    }
+
+    #[test]
+    fn entries_are_replayed_in_order_behind_the_checkpoint_over_several_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut wal = FileWal::new(folder.path(), 7, 400).unwrap();
+        write(&mut wal, 3, 1..=9);
+        let replay = wal.replay(3, 4).unwrap();
+        assert_eq!(seqs(&replay), [5, 6, 7, 8, 9]);
+        assert_eq!(replay.end, ReplayEnd::Open);
+        assert_eq!(wal.epochs().unwrap(), [3]);
+    }
+
+    #[test]
+    fn torn_last_entry_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut wal = FileWal::new(folder.path(), 7, 4096).unwrap();
+        write(&mut wal, 1, 1..=3);
+        let path = wal.files().unwrap()[0].path.clone();
+        let mut torn = std::fs::read(&path).unwrap();
+        torn[192 * 2 + 150..].fill(0);
+        std::fs::write(&path, torn).unwrap();
+        let replay = wal.replay(1, 0).unwrap();
+        assert_eq!(seqs(&replay), [1, 2]);
+        assert_eq!(replay.end, ReplayEnd::Open);
+    }
+
+    #[test]
+    fn flipped_byte_before_the_last_entry_is_damage_and_not_a_torn_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut wal = FileWal::new(folder.path(), 7, 4096).unwrap();
+        write(&mut wal, 1, 1..=3);
+        let path = wal.files().unwrap()[0].path.clone();
+        let whole = std::fs::read(&path).unwrap();
+        for at in 0..192 * 2 {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x40;
+            std::fs::write(&path, flipped).unwrap();
+            assert!(matches!(wal.replay(1, 0).unwrap().end, ReplayEnd::Damaged { .. }), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn missing_file_in_the_middle_is_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut wal = FileWal::new(folder.path(), 7, 400).unwrap();
+        write(&mut wal, 1, 1..=6);
+        let middle = wal.files().unwrap()[1].path.clone();
+        std::fs::remove_file(middle).unwrap();
+        assert!(matches!(wal.replay(1, 0).unwrap().end, ReplayEnd::Damaged { seq: 3 }));
+    }
+
+    #[test]
+    fn recycled_file_shows_none_of_its_old_entries() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut wal = FileWal::new(folder.path(), 7, 400).unwrap();
+        write(&mut wal, 1, 1..=6);
+        wal.collect((1, 4)).unwrap();
+        assert_eq!(wal.spares().unwrap().len(), 2);
+        write(&mut wal, 1, 7..=7);
+        let replay = wal.replay(1, 4).unwrap();
+        assert_eq!(seqs(&replay), [5, 6, 7]);
+        assert_eq!(replay.end, ReplayEnd::Open);
+    }
+
+    #[test]
+    fn older_epochs_are_collected_whole_and_the_written_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut wal = FileWal::new(folder.path(), 7, 400).unwrap();
+        write(&mut wal, 1, 1..=3);
+        write(&mut wal, 2, 1..=1);
+        wal.collect((2, 1)).unwrap();
+        assert_eq!(wal.epochs().unwrap(), [2]);
+    }
+}

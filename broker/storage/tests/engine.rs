@@ -1,0 +1,377 @@
+//! Promises of the engine over a real folder: order, durability, recovery, retention, space.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use object_store::local::LocalFileSystem;
+use schloss_core::{Clock, ClusterId, ManualClock, PartitionId, TenantId, TopicId};
+use schloss_crypto::testing::TestVault;
+use schloss_metadata::{Metadata, SqliteMetadata, TopicRow};
+use schloss_storage::{AppendError, Engine, EngineConfig, LogConfig, OpenError, ReadError, StateRecord};
+use schloss_wire::batch::{self, BatchHeader, BatchRules, Budget, KeyRule, TimeRule, ValidBatch};
+
+const NOW_MS: i64 = 1_700_000_000_000;
+
+fn tenant() -> TenantId {
+    TenantId::new(111_111_111_111).unwrap()
+}
+
+fn varint(out: &mut BytesMut, value: i64) {
+    let mut zigzag = ((value << 1) ^ (value >> 63)) as u64;
+    while zigzag >= 0x80 {
+        out.put_u8((zigzag as u8) | 0x80);
+        zigzag >>= 7;
+    }
+    out.put_u8(zigzag as u8);
+}
+
+/// A batch of uncompressed records without keys, as a producer sends it.
+fn batch(values: &[&[u8]], producer: Option<(i64, i16, i32)>, timestamp: i64) -> ValidBatch {
+    let mut records = BytesMut::new();
+    for (n, value) in values.iter().enumerate() {
+        let mut body = BytesMut::new();
+        body.put_u8(0);
+        varint(&mut body, 0);
+        varint(&mut body, n as i64);
+        varint(&mut body, -1);
+        varint(&mut body, value.len() as i64);
+        body.put_slice(value);
+        varint(&mut body, 0);
+        varint(&mut records, body.len() as i64);
+        records.put_slice(&body);
+    }
+    let (id, epoch, sequence) = producer.unwrap_or((-1, -1, -1));
+    let mut checked = BytesMut::new();
+    checked.put_i16(0);
+    checked.put_i32(values.len() as i32 - 1);
+    checked.put_i64(timestamp);
+    checked.put_i64(timestamp);
+    checked.put_i64(id);
+    checked.put_i16(epoch);
+    checked.put_i32(sequence);
+    checked.put_i32(values.len() as i32);
+    checked.put_slice(&records);
+    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &checked) as u32;
+    let mut whole = BytesMut::new();
+    whole.put_i64(0);
+    whole.put_i32(9 + checked.len() as i32);
+    whole.put_i32(-1);
+    whole.put_u8(2);
+    whole.put_u32(crc);
+    whole.put_slice(&checked);
+    let rules = BatchRules {
+        message_bytes_max: 100 << 20,
+        budget: Budget { bytes_max: 1 << 30, ratio_max: 1000 },
+        time: TimeRule::CreateTime { before_ms_max: i64::MAX, after_ms_max: i64::MAX },
+        now_ms: NOW_MS,
+        key: KeyRule::Optional,
+        produce_version: 9,
+    };
+    batch::validate(whole.freeze(), &rules).unwrap()
+}
+
+struct World {
+    folder: tempfile::TempDir,
+    vault: Arc<TestVault>,
+    clock: Arc<ManualClock>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), vault: TestVault::new(), clock: Arc::new(ManualClock::at(NOW_MS)) }
+    }
+
+    fn config(&self) -> EngineConfig {
+        EngineConfig { wal_file_bytes: 256 * 1024, shards: 1, ..EngineConfig::in_folder(self.folder.path().join("wal")) }
+    }
+
+    async fn open(&self) -> Arc<Engine> {
+        self.try_open(self.config()).await.unwrap()
+    }
+
+    async fn try_open(&self, config: EngineConfig) -> Result<Arc<Engine>, OpenError> {
+        let metadata = loop {
+            // The one before lets go of the file when its last user is gone.
+            match SqliteMetadata::open(&self.folder.path().join("manifest.db")) {
+                Ok(metadata) => break metadata,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let metadata: Arc<dyn Metadata> = Arc::new(metadata);
+        let objects = self.folder.path().join("objects");
+        std::fs::create_dir_all(&objects).unwrap();
+        let cluster = ClusterId::from_bytes(metadata.cluster_id().await.unwrap());
+        let objects = Arc::new(LocalFileSystem::new_with_prefix(objects).unwrap().with_fsync(true));
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        Engine::open(config, cluster, metadata, objects, self.vault.clone(), clock).await
+    }
+
+    fn object_bytes(&self) -> u64 {
+        fn walk(path: &Path) -> u64 {
+            std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| if entry.path().is_dir() { walk(&entry.path()) } else { entry.metadata().map_or(0, |meta| meta.len()) }).sum()
+        }
+        walk(&self.folder.path().join("objects"))
+    }
+}
+
+async fn topic(engine: &Engine, config: LogConfig) -> PartitionId {
+    let id = TopicId::random();
+    let row = TopicRow { tenant: tenant(), topic_id: id, name_index: schloss_crypto::digest::sha256(&id.to_bytes()), sealed: vec![1], partitions: 1, created_ms: 1 };
+    engine.create_topic(row, config).await.unwrap();
+    PartitionId { topic: id, index: 0 }
+}
+
+async fn put(engine: &Engine, partition: PartitionId, values: &[&[u8]]) -> i64 {
+    engine.submit(partition, batch(values, None, NOW_MS), false).await.unwrap().base_offset
+}
+
+/// All values from an offset on, each with its offset.
+async fn values(engine: &Engine, partition: PartitionId, from: i64) -> Vec<(i64, Vec<u8>)> {
+    let mut all = Vec::new();
+    let mut next = from;
+    loop {
+        let read = engine.read(partition, next, 64 * 1024, true).await.unwrap();
+        let bytes: Bytes = read.records.concat().into();
+        if bytes.is_empty() {
+            return all;
+        }
+        for stored in batch::split(bytes) {
+            let stored = stored.unwrap();
+            next = stored.header.last_offset() + 1;
+            all.extend(unpack(&stored.header, &stored.bytes).into_iter().filter(|(offset, _)| *offset >= from));
+        }
+    }
+}
+
+fn unpack(header: &BatchHeader, bytes: &[u8]) -> Vec<(i64, Vec<u8>)> {
+    let mut rest = &bytes[61..];
+    let take = |rest: &mut &[u8]| {
+        let (mut value, mut shift) = (0_u64, 0);
+        loop {
+            let byte = rest[0];
+            *rest = &rest[1..];
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                break;
+            }
+            shift += 7;
+        }
+        ((value >> 1) as i64) ^ -((value & 1) as i64)
+    };
+    (0..header.record_count)
+        .map(|_| {
+            take(&mut rest);
+            rest = &rest[1..];
+            take(&mut rest);
+            let delta = take(&mut rest);
+            take(&mut rest);
+            let length = take(&mut rest) as usize;
+            let value = rest[..length].to_vec();
+            rest = &rest[length..];
+            take(&mut rest);
+            (header.base_offset + delta, value)
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_come_back_in_order_from_tail_and_from_segments() {
+    let world = World::new();
+    let engine = world.open().await;
+    let partition = topic(&engine, LogConfig::default()).await;
+    assert_eq!(put(&engine, partition, &[b"a", b"b"]).await, 0);
+    assert_eq!(put(&engine, partition, &[&[7; 200_000]]).await, 2);
+    engine.flush().await.unwrap();
+    assert_eq!(put(&engine, partition, &[b"c"]).await, 3);
+    let expected = vec![(0, b"a".to_vec()), (1, b"b".to_vec()), (2, vec![7; 200_000]), (3, b"c".to_vec())];
+    assert_eq!(values(&engine, partition, 0).await, expected);
+    assert_eq!(values(&engine, partition, 1).await, expected[1..]);
+    assert_eq!(engine.stats().segments, 1);
+    assert!(matches!(engine.read(partition, 5, 100, true).await, Err(ReadError::OffsetOutOfRange { .. })));
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_acknowledged_is_there_after_a_start_without_a_close() {
+    let world = World::new();
+    let engine = world.open().await;
+    let partition = topic(&engine, LogConfig::default()).await;
+    for n in 0..50_u8 {
+        put(&engine, partition, &[&[n; 3000]]).await;
+        if n == 20 {
+            engine.flush().await.unwrap();
+        }
+    }
+    engine.put_state(tenant(), vec![StateRecord { key: Bytes::from_static(b"gkey"), value: Some(Bytes::from_static(b"value")) }]).await.unwrap();
+    // Without a close: what a crash leaves.
+    drop(engine);
+    let engine = world.open().await;
+    let read = values(&engine, partition, 0).await;
+    assert_eq!(read.len(), 50);
+    assert!(read.iter().enumerate().all(|(n, (offset, value))| *offset == n as i64 && value[0] == n as u8));
+    assert_eq!(engine.state(tenant()), vec![(Bytes::from_static(b"gkey"), Bytes::from_static(b"value"))]);
+    assert_eq!(put(&engine, partition, &[b"next"]).await, 50);
+    assert_eq!(engine.offsets(partition).unwrap().leader_epoch, 2);
+    assert_eq!(engine.end_offset_for_epoch(partition, 1).unwrap(), Some((1, 50)));
+    engine.flush().await.unwrap();
+    engine.close().await;
+    drop(engine);
+    let engine = world.open().await;
+    assert_eq!(values(&engine, partition, 0).await.len(), 51);
+    assert_eq!(engine.state(tenant()).len(), 1);
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repeated_batch_is_stored_once_over_flush_and_restart() {
+    let world = World::new();
+    let engine = world.open().await;
+    let partition = topic(&engine, LogConfig::default()).await;
+    let send = async |engine: &Engine, sequence: i32| engine.submit(partition, batch(&[b"x", b"y"], Some((77, 0, sequence)), NOW_MS), false).await;
+    assert_eq!(send(&engine, 0).await.unwrap().base_offset, 0);
+    assert_eq!(send(&engine, 2).await.unwrap().base_offset, 2);
+    assert_eq!(send(&engine, 0).await.unwrap().base_offset, 0);
+    assert_eq!(send(&engine, 6).await, Err(AppendError::OutOfOrderSequence));
+    drop(engine);
+    let engine = world.open().await;
+    assert_eq!(send(&engine, 2).await.unwrap().base_offset, 2);
+    engine.flush().await.unwrap();
+    engine.close().await;
+    drop(engine);
+    let engine = world.open().await;
+    assert_eq!(send(&engine, 2).await.unwrap().base_offset, 2);
+    assert_eq!(send(&engine, 4).await.unwrap().base_offset, 4);
+    assert_eq!(values(&engine, partition, 0).await.len(), 6);
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_by_age_and_deletion_of_a_topic_free_the_disk() {
+    let world = World::new();
+    let engine = world.open().await;
+    let (old, other) = (topic(&engine, LogConfig { retention_ms: 1_000, ..LogConfig::default() }).await, topic(&engine, LogConfig::default()).await);
+    put(&engine, old, &[&[1; 50_000]]).await;
+    put(&engine, other, &[&[2; 50_000]]).await;
+    engine.flush().await.unwrap();
+    put(&engine, old, &[b"still in the tail"]).await;
+    world.clock.advance(Duration::from_secs(10));
+    engine.apply_retention().await;
+    let offsets = engine.offsets(old).unwrap();
+    assert_eq!((offsets.log_start, offsets.high_watermark), (2, 2));
+    assert_eq!(values(&engine, other, 0).await.len(), 1, "the other partition of the object stays");
+    assert!(world.object_bytes() > 50_000);
+    engine.delete_topic(other.topic, 1).await.unwrap();
+    assert_eq!(engine.read(other, 0, 100, true).await.unwrap_err(), ReadError::UnknownPartition);
+    world.clock.advance(Duration::from_secs(10));
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while world.object_bytes() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    engine.close().await;
+    drop(engine);
+    let engine = world.open().await;
+    assert_eq!(engine.offsets(old).unwrap().log_start, 2);
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_are_found_by_time_in_segments_and_tail() {
+    let world = World::new();
+    let engine = world.open().await;
+    let partition = topic(&engine, LogConfig::default()).await;
+    for n in 0..10 {
+        engine.submit(partition, batch(&[b"v"], None, NOW_MS + n * 100), false).await.unwrap();
+        if n == 5 {
+            engine.flush().await.unwrap();
+        }
+    }
+    assert_eq!(engine.offset_for_time(partition, NOW_MS + 250).await.unwrap(), Some((3, NOW_MS + 300)));
+    assert_eq!(engine.offset_for_time(partition, NOW_MS + 850).await.unwrap(), Some((9, NOW_MS + 900)));
+    assert_eq!(engine.offset_for_time(partition, NOW_MS + 901).await.unwrap(), None);
+    assert_eq!(engine.max_timestamp(partition).await.unwrap(), Some((9, NOW_MS + 900)));
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_flipped_byte_of_a_segment_is_refused_and_never_served() {
+    let world = World::new();
+    let engine = world.open().await;
+    let partition = topic(&engine, LogConfig::default()).await;
+    put(&engine, partition, &[b"the truth"]).await;
+    engine.flush().await.unwrap();
+    engine.close().await;
+    drop(engine);
+    let mut files = Vec::new();
+    let mut folders = vec![world.folder.path().join("objects")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    let whole = std::fs::read(&files[0]).unwrap();
+    let mut refused = 0;
+    for at in (0..whole.len()).step_by(if cfg!(debug_assertions) { 97 } else { 1 }) {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x10;
+        std::fs::write(&files[0], &flipped).unwrap();
+        let engine = world.open().await;
+        match engine.read(partition, 0, 1 << 20, true).await {
+            Ok(read) => assert!(read.records.concat().windows(9).any(|window| window == b"the truth"), "byte {at}"),
+            Err(ReadError::Storage(_)) => refused += 1,
+            Err(error) => panic!("byte {at}: {error}"),
+        }
+        engine.close().await;
+        drop(engine);
+    }
+    assert!(refused > 3, "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn altered_log_entry_of_a_closed_broker_refuses_the_start() {
+    let world = World::new();
+    let engine = world.open().await;
+    let partition = topic(&engine, LogConfig::default()).await;
+    put(&engine, partition, &[&[1; 500]]).await;
+    engine.close().await;
+    drop(engine);
+    let wal = std::fs::read_dir(world.folder.path().join("wal/0000")).unwrap().next().unwrap().unwrap().path();
+    let mut content = std::fs::read(&wal).unwrap();
+    content[92 + 92 + 300] ^= 1;
+    std::fs::write(&wal, content).unwrap();
+    assert!(matches!(world.try_open(world.config()).await, Err(OpenError::Damaged { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_below_a_deleted_offset_are_gone_also_after_a_restart() {
+    let world = World::new();
+    let engine = world.open().await;
+    let partition = topic(&engine, LogConfig::default()).await;
+    for _ in 0..5 {
+        put(&engine, partition, &[b"v"]).await;
+    }
+    assert_eq!(engine.delete_records(partition, 3).await.unwrap(), 3);
+    assert!(matches!(engine.read(partition, 2, 100, true).await, Err(ReadError::OffsetOutOfRange { log_start: 3, .. })));
+    drop(engine);
+    let engine = world.open().await;
+    assert_eq!(engine.offsets(partition).unwrap().log_start, 3);
+    assert_eq!(values(&engine, partition, 3).await.len(), 2);
+    assert_eq!(engine.stats().tail_bytes as usize, values(&engine, partition, 3).await.len() * batch(&[b"v"], None, NOW_MS).total_bytes());
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_reader_is_woken_by_an_append() {
+    let world = World::new();
+    let engine = world.open().await;
+    let partition = topic(&engine, LogConfig::default()).await;
+    let mut watch = engine.watch(&[partition]);
+    put(&engine, partition, &[b"v"]).await;
+    tokio::time::timeout(Duration::from_secs(5), watch.changed()).await.unwrap();
+    engine.close().await;
+}
