@@ -149,6 +149,7 @@ impl Engine {
                 stopped: AtomicBool::new(false),
                 abandoned: AtomicBool::new(false),
                 tail_bytes: AtomicUsize::new(recovered.tail_bytes),
+                oldest: Mutex::new(recovered.oldest),
             });
             let (commands, receiver) = mpsc::channel();
             let shard = Shard {
