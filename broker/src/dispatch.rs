@@ -60,6 +60,7 @@ pub async fn request(broker: &Arc<Broker>, session: &Arc<Session>, frame: Bytes)
     };
     broker.rebind(session);
     let api = api_name(header.api_key);
+    tracing::trace!(connection = %session.id, api, version = header.api_version, correlation = header.correlation_id, "request");
     let call = Call::new(Arc::clone(broker), Arc::clone(session), header, api, broker.next_request());
     let answer = answer(Arc::new(call), body).await?;
     Ok(Dispatched { answer, api })

@@ -90,7 +90,8 @@ pub fn batch(values: &[&str], now_ms: i64) -> Result<Bytes, Failure> {
             producer_epoch: -1,
             timestamp_type: TimestampType::Creation,
             offset: i64::try_from(n).unwrap_or(0),
-            sequence: -1,
+            // The encoder keeps records in one batch only while sequence and offset run side by side; -1 begins a batch without a producer.
+            sequence: i32::try_from(n).unwrap_or(0).saturating_sub(1),
             timestamp: now_ms,
             key: None,
             value: Some(Bytes::copy_from_slice(value.as_bytes())),

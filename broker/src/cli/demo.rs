@@ -102,8 +102,12 @@ impl Walk {
         produce.timeout_ms = 5_000;
         produce.topic_data = vec![data];
         let produced = self.client("acme", "producer").await?.ask(9, &produce).await?;
-        let offset = produced.responses.first().and_then(|topic| topic.partition_responses.first()).filter(|partition| partition.error_code == 0).map(|partition| partition.base_offset);
-        println!("   produced 2 records at offset {}; they were on disk, sealed, before this answer", offset.ok_or_else(|| otherwise("acme's producer may produce"))?);
+        let partition = produced.responses.first().and_then(|topic| topic.partition_responses.first()).ok_or_else(|| otherwise("a produce is answered"))?;
+        if partition.error_code != 0 {
+            let why = partition.error_message.as_deref().unwrap_or_default();
+            return Err(otherwise(&format!("acme's producer may produce; it got error {} {why}", partition.error_code)));
+        }
+        println!("   produced 2 records at offset {}; they were on disk, sealed, before this answer", partition.base_offset);
 
         let mut partition = FetchPartition::default();
         partition.partition_max_bytes = 1_048_576;
@@ -179,11 +183,13 @@ impl Walk {
             }
         }
         println!("   searched {} files, {bytes} bytes, for the record and the topic's name: found in none", files.len());
-        if let Some(path) = files.iter().find(|path| path.components().any(|part| part.as_os_str() == "wal")) {
-            let content = std::fs::read(path).unwrap_or_default();
-            let start = content.iter().position(|byte| *byte != 0).unwrap_or(0);
-            let line: String = content.iter().skip(start.saturating_add(256)).take(32).map(|byte| format!("{byte:02x}")).collect();
-            println!("   a line of the write-ahead log: {line}");
+        let sealed = files.iter().filter(|path| path.components().any(|part| part.as_os_str() == "wal")).find_map(|path| {
+            // Behind the opening and the entry's header: the inside of a section.
+            let content = std::fs::read(path).ok()?;
+            content.get(512..544).filter(|bytes| bytes.iter().any(|byte| *byte != 0)).map(<[u8]>::to_vec)
+        });
+        if let Some(bytes) = sealed {
+            println!("   32 bytes of the write-ahead log: {}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         }
         Ok(())
     }

@@ -1,0 +1,154 @@
+"""Apache Kafka 4.3.1 from Maven Central, one KRaft node, mutual TLS with a throw-away CA.
+
+Two uses: the suites of ordinary Kafka behaviour can be run against it (`--target kafka`), which shows that
+a promise is Kafka's and not our invention; and tests/load measures it beside Schloss.
+"""
+
+import datetime
+import os
+import subprocess
+import uuid
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from . import env
+from .broker import Credentials, Process
+
+PEM, P12_PASSWORD = serialization.Encoding.PEM, "changeit"
+
+
+class Authority:
+    """A certificate authority that lives as long as one test run."""
+
+    def __init__(self, name="throw-away CA"):
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.cert = self._build(self.name, self.key, ca=True)
+
+    def _build(self, subject, key, ca=False, server=False, days=2):
+        now = datetime.datetime.now(datetime.timezone.utc)
+        b = (x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(key.public_key())
+             .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=3))
+             .not_valid_after(now + datetime.timedelta(days=days))
+             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True))
+        if not ca:
+            # A Kafka node is also a client of itself.
+            uses = [ExtendedKeyUsageOID.SERVER_AUTH] * server + [ExtendedKeyUsageOID.CLIENT_AUTH]
+            b = b.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+        if server:
+            import ipaddress
+            b = b.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        return b.sign(self.key, hashes.SHA256())
+
+    def issue(self, folder: Path, subject: x509.Name, server=False, trust=None, days=2) -> Credentials:
+        """Writes the folder every client of the suites reads. `trust`: the CA the client trusts, if not this one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        key = ec.generate_private_key(ec.SECP256R1())
+        cert = self._build(subject, key, server=server, days=days)
+        trusted = (trust or self).cert
+        key_pem = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        (folder / "ca.pem").write_bytes(trusted.public_bytes(PEM))
+        (folder / "cert.pem").write_bytes(cert.public_bytes(PEM))
+        (folder / "key.pem").write_bytes(key_pem)
+        (folder / "both.pem").write_bytes(key_pem + cert.public_bytes(PEM) + self.cert.public_bytes(PEM))
+        (folder / "client.p12").write_bytes(pkcs12.serialize_key_and_certificates(
+            b"client", key, cert, [self.cert], serialization.BestAvailableEncryption(P12_PASSWORD.encode())))
+        (folder / "client.properties").write_text(
+            f"security.protocol=SSL\nssl.keystore.type=PKCS12\nssl.keystore.location={folder}/client.p12\n"
+            f"ssl.keystore.password={P12_PASSWORD}\nssl.key.password={P12_PASSWORD}\n"
+            f"ssl.truststore.type=PEM\nssl.truststore.location={folder}/ca.pem\n")
+        (folder / "librdkafka.conf").write_text(
+            f"security.protocol=ssl\nssl.ca.location={folder}/ca.pem\nssl.certificate.location={folder}/cert.pem\n"
+            f"ssl.key.location={folder}/key.pem\n")
+        return Credentials(folder)
+
+
+def common_name(name):
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def java_command(main_class, *arguments, heap="256m"):
+    """The java command line of one class of the jar folder (CDS on, small heap, quick start)."""
+    java = os.environ.get("SCHLOSS_TEST_JAVA", "java")
+    return [java, f"-Xmx{heap}", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{env.JAVA_JARS}/*", main_class, *map(str, arguments)]
+
+
+class Kafka:
+    """One KRaft node with the same outside as `broker.Schloss` where Kafka has the like."""
+
+    name = "kafka"
+    tenants = {"acme": "-"}
+    principals = ("admin", "producer", "consumer", "auditor")
+
+    def __init__(self, folder: Path, port=None, overrides=None, heap="1g", java=None):
+        self.java = java or os.environ.get("SCHLOSS_TEST_JAVA", "java")
+        self.folder, self.port, self.heap = Path(folder), port or env.free_port(), heap
+        self.log = self.folder.parent / (self.folder.name + ".log")
+        self.overrides = dict(overrides or {})
+        self.process = None
+
+    @property
+    def bootstrap(self):
+        return f"{env.LOCALHOST}:{self.port}"
+
+    def client(self, tenant="acme", principal="admin") -> Credentials:
+        return Credentials(self.folder / "clients" / tenant / principal)
+
+    def _prepare(self):
+        ca = Authority()
+        for p in self.principals:
+            ca.issue(self.folder / "clients" / "acme" / p, common_name(p))
+        ca.issue(self.folder / "server", common_name("localhost"), server=True)
+        supers = ";".join(f"User:CN={p}" for p in self.principals)
+        properties = {
+            "process.roles": "broker,controller", "node.id": 1,
+            "controller.quorum.voters": f"1@localhost:{self.port + 1}", "controller.listener.names": "CONTROLLER",
+            "listeners": f"SSL://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.port + 1}",
+            "advertised.listeners": f"SSL://localhost:{self.port}",
+            "listener.security.protocol.map": "SSL:SSL,CONTROLLER:PLAINTEXT", "inter.broker.listener.name": "SSL",
+            "ssl.client.auth": "required", "ssl.keystore.type": "PEM", "ssl.keystore.location": f"{self.folder}/server/both.pem",
+            "ssl.truststore.type": "PEM", "ssl.truststore.location": f"{self.folder}/server/ca.pem",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": f"{supers};User:CN=localhost;User:ANONYMOUS",
+            "log.dirs": f"{self.folder}/data", "num.partitions": 1, "group.initial.rebalance.delay.ms": 0,
+            "offsets.topic.replication.factor": 1, "offsets.topic.num.partitions": 4,
+            "transaction.state.log.replication.factor": 1, "transaction.state.log.min.isr": 1,
+            "share.coordinator.state.topic.replication.factor": 1, "share.coordinator.state.topic.min.isr": 1,
+            **self.overrides,
+        }
+        conf = self.folder / "server.properties"
+        conf.write_text("".join(f"{k}={v}\n" for k, v in properties.items()))
+        done = subprocess.run(java_command("kafka.tools.StorageTool", "format", "-t", _kafka_uuid(), "-c", conf), capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return conf
+
+    def start(self, timeout=90):
+        conf = self.folder / "server.properties"
+        if not conf.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._prepare()
+        argv = [self.java, f"-Xms{self.heap}", f"-Xmx{self.heap}", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-Djava.awt.headless=true",
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=info", "-cp", f"{env.JAVA_JARS}/*", "kafka.Kafka", str(conf)]
+        self.process = Process(argv, self.log)
+        return self.process.wait_for(lambda text: "Kafka Server started" in text, timeout)
+
+    def kill(self):
+        import signal
+        self.process.stop(signal.SIGKILL)
+
+    def stop(self, timeout=60):
+        return self.process.stop(timeout=timeout)
+
+    def running(self):
+        return self.process is not None and self.process.child.poll() is None
+
+
+def _kafka_uuid():
+    import base64
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A", 1)
