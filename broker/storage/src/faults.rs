@@ -315,6 +315,8 @@ async fn tenant_whose_key_is_denied_stops_nobody_else() {
         assert_eq!(engine.flush().await, Err(AppendError::Key));
         assert_eq!(world.objects().await, n + 1, "one object per flush, none left over");
         put(&engine, other, batch(1, b"more", None)).await.unwrap();
+        // Its key in use is still young, but it may not fill the tail that others need.
+        assert_eq!(put(&engine, denied, batch(1, b"refused", None)).await, Err(AppendError::Key));
     }
     world.vault.set_denied(tenant(1).to_bytes(), false);
     let engine = world.crash(engine).await;

@@ -32,8 +32,8 @@ pub struct FlushPlan {
 /// A flush that is committed.
 pub struct FlushDone {
     pub checkpoint: (u64, u64),
-    /// Tenants whose share could not be sealed, and why for the first of them. Their tails and log entries stay.
-    pub left: Option<String>,
+    /// Tenants whose share could not be sealed, and why. Their tails and log entries stay.
+    pub left: HashMap<TenantId, String>,
 }
 
 impl FlushPlan {
@@ -131,7 +131,7 @@ impl Flusher {
         }
         plan.give_back(|tenant| left.contains_key(&tenant));
         show(plan, &segments, &parts);
-        Ok(FlushDone { checkpoint, left: left.into_values().next() })
+        Ok(FlushDone { checkpoint, left })
     }
 
     /// One tenant's part of a commit.

@@ -199,6 +199,8 @@ struct Run {
     flushing: bool,
     flush_failed: Option<Instant>,
     flush_waiters: Vec<oneshot::Sender<Result<(), AppendError>>>,
+    /// Tenants whose share of the last flush could not be sealed: they may not fill a tail that others need.
+    unflushed: HashSet<TenantId>,
     oldest_unflushed: Option<Instant>,
     closing: Option<oneshot::Sender<()>>,
 }
@@ -218,6 +220,7 @@ pub fn run(shard: Shard) {
         flushing: false,
         flush_failed: None,
         flush_waiters: Vec::new(),
+        unflushed: HashSet::new(),
         oldest_unflushed,
         closing: None,
     };
@@ -273,6 +276,9 @@ impl Run {
         };
         if self.shard.shared.stopped.load(Ordering::Acquire) {
             return refuse(command, &AppendError::Stopped);
+        }
+        if self.unflushed.contains(&tenant) {
+            return refuse(command, &AppendError::Key);
         }
         // INVARIANT: who came later never passes who is held, also when room appears before the flush is told of.
         if !self.held.is_empty() {
@@ -571,11 +577,12 @@ impl Run {
                 if let Err(error) = self.shard.wal.collect(done.checkpoint) {
                     tracing::warn!(%error, "write-ahead log files behind the checkpoint could not be recycled");
                 }
-                let answer = if done.left.is_some() { Err(AppendError::Key) } else { Ok(()) };
-                self.flush_failed = done.left.map(|reason| {
-                    tracing::warn!(shard = self.shard.shared.id.0, reason, "a tenant's tail could not be flushed and is tried again");
-                    Instant::now()
-                });
+                let answer = if done.left.is_empty() { Ok(()) } else { Err(AppendError::Key) };
+                self.flush_failed = (!done.left.is_empty()).then(Instant::now);
+                for (tenant, reason) in &done.left {
+                    tracing::warn!(shard = self.shard.shared.id.0, %tenant, reason, "a tenant's tail could not be flushed and is tried again");
+                }
+                self.unflushed = done.left.into_keys().collect();
                 waiters.into_iter().for_each(|waiter| drop(waiter.send(answer.clone())));
             }
             Err(reason) => {
