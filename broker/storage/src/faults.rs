@@ -295,7 +295,12 @@ async fn batches_held_by_a_full_tail_keep_their_order() {
     let world = World::new();
     let engine = world.try_open(|config| (config.tail_bytes_max, config.flush_bytes) = (3_000, 2_000)).await.unwrap();
     let partition = topic(&engine, tenant(1), 1).await;
-    let submitted: Vec<_> = (0..400_u16).map(|n| engine.submit(partition, batch(1, &[n.to_be_bytes().as_slice(), &[0; 500]].concat(), None), false)).collect();
+    let mut submitted = Vec::new();
+    for n in 0..6_000_u16 {
+        submitted.push(engine.submit(partition, batch(1, &[n.to_be_bytes().as_slice(), &[0; 500]].concat(), None), false));
+        // So that batches come while others are held and a flush ends.
+        tokio::task::yield_now().await;
+    }
     for (n, answer) in (0_i64..).zip(submitted) {
         assert_eq!(answer.await.unwrap().base_offset, n, "offsets follow the order of submission");
     }
@@ -324,6 +329,21 @@ async fn tenant_whose_key_is_denied_stops_nobody_else() {
     assert_eq!(stored(&engine, other).await.len(), 4);
     engine.flush().await.unwrap();
     assert_eq!(engine.stats().tail_bytes, 0);
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_topic_with_a_long_tail_frees_its_object_although_others_were_flushed_with_it() {
+    let world = World::new();
+    let engine = world.open().await;
+    let (long, short) = (topic(&engine, tenant(1), 1).await, topic(&engine, tenant(1), 2).await);
+    put(&engine, long, batch(1, &vec![1; 5 << 20], None)).await.unwrap();
+    put(&engine, short, batch(1, b"v", None)).await.unwrap();
+    engine.flush().await.unwrap();
+    assert_eq!(world.objects().await, 2);
+    engine.delete_topic(long.topic, 1).await.unwrap();
+    assert_eq!(world.metadata.garbage(i64::MAX).await.unwrap().len(), 1);
+    assert_eq!(stored(&engine, short).await.len(), 1);
     engine.close().await;
 }
 

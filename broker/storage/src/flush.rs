@@ -83,6 +83,22 @@ impl FlushPlan {
     }
 }
 
+/// A tail at least this long gets an object of its own, so that deleting its topic frees the disk at once.
+const OWN_OBJECT_BYTES: usize = 4 << 20;
+
+type Tail = (Arc<Partition>, i64, Vec<TailBatch>);
+
+/// What goes into one object each: long tails alone, all short ones together.
+fn objects_of(tails: &[Tail]) -> Vec<Vec<Tail>> {
+    let long = |tail: &&Tail| tail.2.iter().map(TailBatch::size).sum::<usize>() >= OWN_OBJECT_BYTES;
+    let (alone, short): (Vec<&Tail>, Vec<&Tail>) = tails.iter().partition(long);
+    let mut objects: Vec<Vec<Tail>> = alone.into_iter().map(|tail| vec![tail.clone()]).collect();
+    if !short.is_empty() {
+        objects.push(short.into_iter().cloned().collect());
+    }
+    objects
+}
+
 /// Does flushes.
 pub struct Flusher {
     pub objects: Arc<dyn ObjectStore>,
@@ -138,10 +154,17 @@ impl Flusher {
     async fn share(&self, plan: &FlushPlan, tenant: TenantId) -> Result<FlushCommit, String> {
         let state: Vec<_> = plan.state.iter().filter(|(owner, _, _)| *owner == tenant).cloned().collect();
         let mut share = FlushCommit { state: self.seal_state(&state).await?, ..FlushCommit::default() };
-        if let Some(tails) = plan.tails.get(&tenant) {
-            let (segment, parts) = self.put_segment(plan, tenant, tails).await?;
-            share.segments.push(segment);
-            share.parts = parts;
+        for tails in objects_of(plan.tails.get(&tenant).map(Vec::as_slice).unwrap_or_default()) {
+            match self.put_segment(plan, tenant, &tails).await {
+                Ok((segment, parts)) => {
+                    share.segments.push(segment);
+                    share.parts.extend(parts);
+                }
+                Err(reason) => {
+                    self.erase(&share.segments).await;
+                    return Err(reason);
+                }
+            }
         }
         Ok(share)
     }
