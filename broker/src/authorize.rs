@@ -219,6 +219,7 @@ impl Call {
     }
 
     fn count(&self, allowed: bool) {
+        tracing::trace!(request = self.request_id, api = self.api, allowed, "decision");
         let verdict = if allowed { "allowed" } else { "denied" };
         let label = DecisionLabel { tenant: self.session.tenant.id.to_string(), verdict };
         self.broker.metrics.decisions.get_or_create(&label).inc();

@@ -34,6 +34,8 @@ use crate::tenancy::{self, Tenancy, Tenant, tenant_id};
 /// How often the organisation's folder and the certificates are looked at for changes.
 const RELOAD_EVERY: Duration = Duration::from_millis(300);
 
+/// File of the data folder that holds the slow facts.
+const MANIFEST: &str = "manifest.db";
 /// File of the data folder that names the installation.
 const CLUSTER_ID: &str = "cluster-id";
 /// The action every login is judged by.
@@ -63,6 +65,24 @@ pub struct Broker {
     reload_failed: Mutex<Option<String>>,
 }
 
+/// The two sockets, bound before anything is opened or changed.
+pub struct Listeners {
+    kafka: TcpListener,
+    admin: TcpListener,
+}
+
+impl Listeners {
+    /// Binds both.
+    ///
+    /// # Errors
+    /// [`Number::Listener`].
+    pub async fn bind(config: &Config) -> Result<Self, Failure> {
+        let kafka = listen(config.listener, "listeners").await?;
+        let admin = listen(config.admin_listener, "admin.listener").await?;
+        Ok(Self { kafka, admin })
+    }
+}
+
 /// A login that was refused; the reason is in the audit log only.
 #[derive(Debug)]
 pub struct Refused {
@@ -81,7 +101,7 @@ impl Broker {
             .map_err(|error| Failure::new(Number::Organisation, error, format!("mend the files under `{}`", config.organisation_dir.display())))?;
         let tls = open_tls(&config, &organisation)?;
         create_data_folder(&config.data_dir)?;
-        let metadata: Arc<dyn Metadata> = Arc::new(SqliteMetadata::open(&config.data_dir.join("manifest.db")).map_err(|error| manifest(&config.data_dir, error))?);
+        let metadata: Arc<dyn Metadata> = Arc::new(SqliteMetadata::open(&config.data_dir.join(MANIFEST)).map_err(|error| manifest(&config.data_dir, error))?);
         let cluster = ClusterId::from_bytes(metadata.cluster_id().await.map_err(|error| manifest(&config.data_dir, error))?);
         write_cluster_id(&config.data_dir, cluster)?;
         let vault = keys::open(&config, &organisation).await?;
@@ -109,19 +129,12 @@ impl Broker {
     }
 
     /// Serves until `stop` turns true, then drains and closes everything in order.
-    ///
-    /// # Errors
-    /// When a listener cannot be opened.
-    pub async fn serve(self: &Arc<Self>, mut stop: watch::Receiver<bool>, ready: impl FnOnce(SocketAddr, SocketAddr)) -> Result<(), Failure> {
-        let kafka = listen(self.config.listener, "listeners").await?;
-        let admin = listen(self.config.admin_listener, "admin.listener").await?;
-        let addresses = (kafka.local_addr(), admin.local_addr());
+    pub async fn serve(self: &Arc<Self>, listeners: Listeners, mut stop: watch::Receiver<bool>, ready: impl FnOnce()) {
+        let Listeners { kafka, admin } = listeners;
         let admin = tokio::spawn(crate::http::serve(admin, Arc::clone(self)));
         let watcher = tokio::spawn(watch_files(Arc::clone(self)));
         let ticker = tokio::spawn(tick_groups(Arc::clone(self)));
-        if let (Ok(kafka), Ok(admin)) = addresses {
-            ready(kafka, admin);
-        }
+        ready();
         let serving = tokio::spawn(crate::net::serve(kafka, Arc::clone(self), stop.clone()));
         let stopped = stop.wait_for(|stop| *stop).await.map(drop);
         drop(stopped);
@@ -139,7 +152,6 @@ impl Broker {
             tracing::error!(%error, "the audit log could not be closed");
         }
         admin.abort();
-        Ok(())
     }
 
     /// Names the principal of a fresh TLS connection and judges whether it may connect.
@@ -467,7 +479,8 @@ pub fn read_cluster_id(folder: &Path) -> Option<ClusterId> {
 }
 
 fn manifest(folder: &Path, error: MetadataError) -> Failure {
-    let folder = folder.display();
+    let file = folder.join(MANIFEST);
+    let folder = file.display();
     match error {
         MetadataError::Locked => Failure::new(Number::Locked, format!("`{folder}`: {error}"), "stop the other broker; two never share a data folder"),
         MetadataError::NewerFormat { .. } => Failure::new(Number::NewerFormat, format!("`{folder}`: {error}"), "use the newer release, or another data folder; nothing was changed"),

@@ -62,7 +62,7 @@ def test_a_marker_is_in_no_file_and_no_log(fresh, flush_ms):
         env.eventually(lambda: "0" != segments(b), what="a segment")
     b.admin_get("/metrics")
     roots = [b.folder, b.log]
-    assert b.log.stat().st_size > 10_000, "the trace log is empty: the promise about logs would be vacuous"
+    assert b.log.stat().st_size > 1000, "the log is empty: the promise about logs would be vacuous"
     assert not hits(roots, markers), "while running"
     b.kill()
     assert not hits(roots, markers), "after a kill"

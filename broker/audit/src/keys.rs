@@ -1,6 +1,7 @@
 //! The log's own keys on disk: the signing key, sealed under the audit key; the public key for everybody.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 
@@ -102,7 +103,7 @@ pub fn public_key_from_pem(pem: &str) -> Option<VerifyingKey> {
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), AuditError> {
     let write = || -> io::Result<()> {
         let beside = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&beside)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, path)?;

@@ -6,6 +6,14 @@
 //! - Ids are 62 random bits, so a tenant's client cannot guess another's; each is bound to the principal it was given
 //!   to, and [`ProducerIds::check`] refuses everyone else.
 //! - An id's epoch only grows; before it would overflow a fresh id is given.
+//! - No more than `ids_max` ids are kept; who asks for one more loses the one it used least recently.
+//!
+//! An id that is not known here (aged out, or crowded out) belongs to the first principal that writes under it. Clients of
+//! idempotent producers never ask for a new id by themselves: refused, they would retry until the application is restarted.
+//! Nobody is harmed: the sequences under such an id are nobody else's.
+//!
+//! Epochs are not compared here. SPEC: KIP-360, a client without transactions raises its epoch by itself, without asking,
+//! and finishes older batches of other partitions meanwhile; the log fences old epochs for each partition.
 //!
 //! Must not: know transactions; transactional ids are refused by the caller until they exist.
 
@@ -91,28 +99,43 @@ impl ProducerIds {
     /// Gives an id, or the next epoch of the one the producer has. The answer may only be sent once the records are
     /// durable.
     ///
+    /// A current id that is not known, not the asker's or not at its newest epoch gets a fresh id, as Kafka gives every
+    /// producer without transactions: a fresh id can disturb nobody.
+    ///
     /// # Errors
-    /// `PRODUCER_FENCED` when the epoch is not the newest, `INVALID_PRODUCER_ID_MAPPING` when the id is not the
-    /// asker's, `POLICY_VIOLATION` above the tenant's number of ids.
+    /// None yet; transactions will have some.
     pub fn init(&mut self, request: &InitProducer) -> Result<(ProducerEpoch, Vec<StateRecord>), ErrorCode> {
-        if let Some(current) = request.current {
-            let entry = self.owned(current.id, request.owner)?;
-            if entry.epoch != current.epoch {
-                // Older: fenced. Newer: never given by us.
-                return Err(ErrorCode::PRODUCER_FENCED);
-            }
-            if let Some(epoch) = entry.epoch.checked_add(1).filter(|epoch| *epoch <= EPOCH_MAX) {
-                return Ok(self.give(ProducerEpoch { id: current.id, epoch }, request));
-            }
+        let owned = |current: &ProducerEpoch| {
+            let entry = self.entries.get(&current.id).filter(|entry| entry.owner == request.owner);
+            entry.is_some_and(|entry| current.epoch >= entry.epoch)
+        };
+        if let Some(current) = request.current.filter(owned)
+            && let Some(epoch) = current.epoch.checked_add(1).filter(|epoch| *epoch <= EPOCH_MAX)
+        {
+            return Ok(self.give(ProducerEpoch { id: current.id, epoch }, request));
         }
-        if self.entries.len() >= self.ids_max {
-            return Err(ErrorCode::POLICY_VIOLATION);
-        }
+        let out = self.make_room(request.owner);
         let mut id = i64::from_be_bytes(request.fresh) & (i64::MAX >> 1);
         while self.entries.contains_key(&id) {
             id = id.checked_add(1).unwrap_or(0);
         }
-        Ok(self.give(ProducerEpoch { id, epoch: 0 }, request))
+        let (given, mut records) = self.give(ProducerEpoch { id, epoch: 0 }, request);
+        records.extend(out);
+        Ok((given, records))
+    }
+
+    /// At the bound, forgets the least recently used id of `owner`, or of all if it has none.
+    fn make_room(&mut self, owner: Owner) -> Option<StateRecord> {
+        if self.entries.len() < self.ids_max {
+            return None;
+        }
+        let oldest = |own: bool| {
+            let candidates = self.entries.iter().filter(|(_, entry)| !own || entry.owner == owner);
+            candidates.min_by_key(|(_, entry)| entry.used_wall_ms).map(|(id, _)| *id)
+        };
+        let id = oldest(true).or_else(|| oldest(false))?;
+        self.entries.remove(&id);
+        Some(entry_record(id, None))
     }
 
     fn give(&mut self, given: ProducerEpoch, request: &InitProducer) -> (ProducerEpoch, Vec<StateRecord>) {
@@ -125,24 +148,38 @@ impl ProducerIds {
     /// ids in use are not aged out; it need not be waited for.
     ///
     /// # Errors
-    /// `UNKNOWN_PRODUCER_ID` for an id that was never given or is not the asker's: both look the same.
-    /// `INVALID_PRODUCER_EPOCH` for an epoch that is not the newest.
+    /// `INVALID_PRODUCER_ID_MAPPING` for an id that is another principal's: clients give up instead of retrying.
+    /// `INVALID_PRODUCER_EPOCH` for numbers no producer has.
     pub fn check(
         &mut self,
         producer: ProducerEpoch,
         owner: Owner,
         now_wall_ms: i64,
     ) -> Result<Option<StateRecord>, ErrorCode> {
-        let entry = self.entries.get_mut(&producer.id).filter(|entry| entry.owner == owner);
-        let entry = entry.ok_or(ErrorCode::UNKNOWN_PRODUCER_ID)?;
-        if entry.epoch != producer.epoch {
+        if producer.id < 0 || producer.epoch < 0 {
             return Err(ErrorCode::INVALID_PRODUCER_EPOCH);
+        }
+        let Some(entry) = self.entries.get_mut(&producer.id) else {
+            return Ok(self.adopt(producer, owner, now_wall_ms));
+        };
+        if entry.owner != owner {
+            return Err(ErrorCode::INVALID_PRODUCER_ID_MAPPING);
         }
         if now_wall_ms.saturating_sub(entry.used_wall_ms) < USE_STEP_MS {
             return Ok(None);
         }
         entry.used_wall_ms = now_wall_ms;
         Ok(Some(entry_record(producer.id, Some(entry))))
+    }
+
+    /// Binds an id nobody has. At the bound it stays unbound: then it is still nobody's.
+    fn adopt(&mut self, producer: ProducerEpoch, owner: Owner, now_wall_ms: i64) -> Option<StateRecord> {
+        if self.entries.len() >= self.ids_max {
+            return None;
+        }
+        let entry = Entry { owner, epoch: producer.epoch, used_wall_ms: now_wall_ms };
+        self.entries.insert(producer.id, entry);
+        Some(entry_record(producer.id, Some(&entry)))
     }
 
     /// Forgets ids unused for `retention_ms` (`producer.id.expiration.ms`).
@@ -157,11 +194,6 @@ impl ProducerIds {
                 entry_record(id, None)
             })
             .collect()
-    }
-
-    fn owned(&self, id: i64, owner: Owner) -> Result<Entry, ErrorCode> {
-        let entry = self.entries.get(&id).filter(|entry| entry.owner == owner);
-        entry.copied().ok_or(ErrorCode::INVALID_PRODUCER_ID_MAPPING)
     }
 }
 
@@ -201,21 +233,53 @@ mod tests {
         assert!(first.id >= 0 && first.epoch == 0 && records.len() == 1);
         let (second, _) = ids.init(&ask(ALICE, Some(first), 0)).unwrap();
         assert_eq!(second, ProducerEpoch { id: first.id, epoch: 1 });
-        assert_eq!(ids.check(first, ALICE, 1000), Err(ErrorCode::INVALID_PRODUCER_EPOCH));
         assert_eq!(ids.check(second, ALICE, 1000), Ok(None));
-        assert_eq!(ids.init(&ask(ALICE, Some(first), 0)).unwrap_err(), ErrorCode::PRODUCER_FENCED);
     }
 
     #[test]
-    fn foreign_id_looks_as_one_never_given() {
+    fn epoch_that_a_client_raised_by_itself_is_accepted_beside_the_older_one() {
         let mut ids = empty();
         let (given, _) = ids.init(&ask(ALICE, None, 7)).unwrap();
-        let never = ProducerEpoch { id: 99, epoch: 0 };
-        for id in [given, never] {
-            assert_eq!(ids.check(id, MALLORY, 1000), Err(ErrorCode::UNKNOWN_PRODUCER_ID));
-            let refused = ids.init(&ask(MALLORY, Some(id), 0)).unwrap_err();
-            assert_eq!(refused, ErrorCode::INVALID_PRODUCER_ID_MAPPING);
+        let raised = ProducerEpoch { epoch: 3, ..given };
+        assert_eq!(ids.check(raised, ALICE, 1000), Ok(None));
+        assert_eq!(ids.check(given, ALICE, 1000), Ok(None));
+        let (next, _) = ids.init(&ask(ALICE, Some(raised), 0)).unwrap();
+        assert_eq!(next, ProducerEpoch { id: given.id, epoch: 4 });
+    }
+
+    #[test]
+    fn impossible_numbers_are_refused() {
+        for (id, epoch) in [(-1, 0), (5, -1), (i64::MIN, i16::MIN)] {
+            assert_eq!(empty().check(ProducerEpoch { id, epoch }, ALICE, 0), Err(ErrorCode::INVALID_PRODUCER_EPOCH));
         }
+    }
+
+    #[test]
+    fn id_of_another_principal_is_refused() {
+        let mut ids = empty();
+        let (given, _) = ids.init(&ask(ALICE, None, 7)).unwrap();
+        assert_eq!(ids.check(given, MALLORY, 1000), Err(ErrorCode::INVALID_PRODUCER_ID_MAPPING));
+    }
+
+    #[test]
+    fn foreign_unknown_or_old_current_id_gets_a_fresh_one() {
+        let mut ids = ProducerIds::load(9, []).unwrap();
+        let (given, _) = ids.init(&ask(ALICE, None, 7)).unwrap();
+        let (raised, _) = ids.init(&ask(ALICE, Some(given), 0)).unwrap();
+        let never = ProducerEpoch { id: 99, epoch: 0 };
+        for (owner, current) in [(MALLORY, raised), (ALICE, never), (ALICE, given)] {
+            let (fresh, _) = ids.init(&ask(owner, Some(current), 1)).unwrap();
+            assert!(fresh.id != current.id && fresh.epoch == 0);
+        }
+    }
+
+    #[test]
+    fn unknown_id_belongs_to_who_writes_first() {
+        let mut ids = empty();
+        let forgotten = ProducerEpoch { id: 99, epoch: 4 };
+        assert!(ids.check(forgotten, ALICE, 1000).unwrap().is_some());
+        assert_eq!(ids.check(forgotten, ALICE, 1000), Ok(None));
+        assert_eq!(ids.check(forgotten, MALLORY, 1000), Err(ErrorCode::INVALID_PRODUCER_ID_MAPPING));
     }
 
     #[test]
@@ -235,12 +299,27 @@ mod tests {
     }
 
     #[test]
-    fn more_ids_than_allowed_are_refused() {
+    fn who_asks_for_more_ids_than_allowed_loses_its_own_oldest() {
+        let mut ids = empty();
+        let (others, _) = ids.init(&ask(MALLORY, None, 1)).unwrap();
+        let (oldest, _) = ids.init(&ask(ALICE, None, 2)).unwrap();
+        let (newer, _) = ids.init(&InitProducer { now_wall_ms: 2000, ..ask(ALICE, None, 3) }).unwrap();
+        let (newest, records) = ids.init(&InitProducer { now_wall_ms: 3000, ..ask(ALICE, None, 4) }).unwrap();
+        assert!(records.contains(&entry_record(oldest.id, None)));
+        let kept: Vec<i64> = ids.entries.keys().copied().collect();
+        let mut expected = vec![others.id, newer.id, newest.id];
+        expected.sort_unstable();
+        assert_eq!(kept, expected);
+    }
+
+    #[test]
+    fn unknown_id_at_the_bound_may_write_and_takes_nobodys_place() {
         let mut ids = empty();
         for chance in 0..3 {
-            assert!(ids.init(&ask(ALICE, None, chance)).is_ok());
+            ids.init(&ask(ALICE, None, chance)).unwrap();
         }
-        assert_eq!(ids.init(&ask(ALICE, None, 9)).unwrap_err(), ErrorCode::POLICY_VIOLATION);
+        assert_eq!(ids.check(ProducerEpoch { id: 99, epoch: 0 }, MALLORY, 1000), Ok(None));
+        assert_eq!(ids.entries.len(), 3);
     }
 
     #[test]
@@ -261,7 +340,6 @@ mod tests {
         let gone = ids.expire(10, 1010 + USE_STEP_MS);
         assert_eq!(gone.len(), 1);
         assert_eq!(gone[0].value, None);
-        assert_eq!(ids.check(unused, ALICE, 0), Err(ErrorCode::UNKNOWN_PRODUCER_ID));
-        assert!(ids.check(used, ALICE, 1000 + USE_STEP_MS).is_ok());
+        assert!(!ids.entries.contains_key(&unused.id) && ids.entries.contains_key(&used.id));
     }
 }

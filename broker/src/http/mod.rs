@@ -72,7 +72,7 @@ async fn ready(State(broker): State<Arc<Broker>>) -> impl IntoResponse {
 
 async fn metrics(State(broker): State<Arc<Broker>>) -> impl IntoResponse {
     broker.read_figures();
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], broker.metrics.text())
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], broker.metrics.text())
 }
 
 async fn organisation(State(broker): State<Arc<Broker>>) -> impl IntoResponse {

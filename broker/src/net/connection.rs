@@ -236,6 +236,7 @@ async fn write_answers(broker: Arc<Broker>, session: Arc<Session>, mut writer: W
         let label = TenantApi { tenant: tenant.tenant.clone(), api: outgoing.api };
         broker.metrics.requests.get_or_create(&label).inc();
         broker.metrics.request_seconds.get_or_create(&ApiLabel { api: outgoing.api }).observe(outgoing.received.elapsed().as_secs_f64());
+        tracing::trace!(connection = %session.id, api = outgoing.api, micros = u64::try_from(outgoing.received.elapsed().as_micros()).unwrap_or(u64::MAX), answered = pieces.is_some(), "request done");
         let Some(pieces) = pieces else { continue };
         let bytes: usize = pieces.iter().map(Bytes::len).sum();
         broker.metrics.sent_bytes.get_or_create(&tenant).inc_by(bytes as u64);

@@ -8,6 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 
 /// One API.
@@ -149,14 +150,27 @@ impl Metrics {
         self.refusals.get_or_create(&RefusalLabel { reason }).inc();
     }
 
-    /// The text exposition (OpenMetrics 1.0, which Prometheus reads).
+    /// Prometheus' text exposition, version 0.0.4.
+    ///
+    /// The library writes OpenMetrics, which names a counter's family without `_total`; the older format, which every
+    /// Prometheus and promtool read, names it with.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let written = encode(&mut text, &self.registry);
         debug_assert!(written.is_ok());
-        text
+        let counters: HashSet<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+        let mut plain = String::with_capacity(text.len());
+        for line in text.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
+            let comment = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
+            match comment.and_then(|rest| rest.split_once(' ')).filter(|(name, _)| counters.contains(name)) {
+                Some((name, rest)) => plain.push_str(&format!("{} {name}_total {rest}", line.get(..6).unwrap_or_default())),
+                None => plain.push_str(line),
+            }
+            plain.push('\n');
+        }
+        plain
     }
 }
 
@@ -171,5 +185,21 @@ impl TenantLabel {
     #[must_use]
     pub fn of(tenant: schloss_core::TenantId) -> Self {
         Self { tenant: tenant.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_named_with_total_in_help_type_and_value() {
+        let metrics = Metrics::new();
+        metrics.refused("idle");
+        let text = metrics.text();
+        for line in ["# HELP schloss_connection_refusals_total Connections refused or cut.", "# TYPE schloss_connection_refusals_total counter", "schloss_connection_refusals_total{reason=\"idle\"} 1"] {
+            assert!(text.lines().any(|present| present == line), "{line}\n{text}");
+        }
+        assert!(!text.contains("# EOF"));
     }
 }
