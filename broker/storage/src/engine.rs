@@ -107,7 +107,7 @@ impl Engine {
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, OpenError> {
         let counters = Arc::new(Counters::default());
-        let flusher = Arc::new(Flusher { objects: Arc::clone(&objects), vault: Arc::clone(&vault), metadata: Arc::clone(&metadata), cluster, keys: Mutex::default() });
+        let flusher = Arc::new(Flusher { objects: Arc::clone(&objects), vault: Arc::clone(&vault), metadata: Arc::clone(&metadata), cluster, keys: Mutex::default(), spare: Mutex::default() });
         let swept = maintenance::sweep_orphans(&*metadata, &objects).await?;
         if swept > 0 {
             tracing::info!(swept, "segments of unfinished flushes were deleted");
