@@ -127,7 +127,7 @@ impl Engine {
         logs: &(dyn Fn(u32) -> std::io::Result<Box<dyn WalStore>> + Sync),
     ) -> Result<Arc<Self>, OpenError> {
         let counters = Arc::new(Counters::default());
-        let flusher = Arc::new(Flusher { objects: Arc::clone(&objects), vault: Arc::clone(&vault), metadata: Arc::clone(&metadata), cluster, keys: Mutex::default() });
+        let flusher = Arc::new(Flusher { objects: Arc::clone(&objects), vault: Arc::clone(&vault), metadata: Arc::clone(&metadata), cluster, keys: Mutex::default(), spare: Mutex::default() });
         let swept = maintenance::sweep_orphans(&*metadata, &objects).await?;
         if swept > 0 {
             tracing::info!(swept, "segments of unfinished flushes were deleted");

@@ -16,6 +16,8 @@ use crate::shard::{OWN_STATE, STATE_PRODUCERS, ShardShared, own_key};
 
 /// Kind byte of state keys in the name index.
 const INDEX_STATE: u8 = 2;
+/// A larger segment's memory goes back.
+const SPARE_BYTES_MAX: usize = 96 * 1024 * 1024;
 
 /// What a flush takes up, as of one entry.
 pub struct FlushPlan {
@@ -106,6 +108,9 @@ pub struct Flusher {
     pub metadata: Arc<dyn Metadata>,
     pub cluster: ClusterId,
     pub keys: Mutex<HashMap<TenantId, TenantKeys>>,
+    /// Memory of the last segment, for the next: mapping and clearing it anew costs more than sealing. Holds nothing but
+    /// sealed bytes.
+    pub spare: Mutex<Vec<u8>>,
 }
 
 impl Flusher {
@@ -188,11 +193,23 @@ impl Flusher {
             now_ms: plan.now_ms,
             partitions: tails.iter().map(|(partition, part_bytes_max, batches)| (partition.id, *part_bytes_max, batches.clone())).collect(),
         };
-        let built = tokio::task::spawn_blocking(move || segment::build(&build, segment_id, &key, &wrapped));
+        let spare = std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner));
+        let built = tokio::task::spawn_blocking(move || segment::build(&build, spare, segment_id, &key, &wrapped));
         let Built { sealed, row, parts } = built.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         let path = object_path(tenant, &row.object_id);
-        self.objects.put(&path, PutPayload::from(sealed.bytes)).await.map_err(|error| error.to_string())?;
+        let bytes = Bytes::from(sealed.bytes);
+        self.objects.put(&path, PutPayload::from(bytes.clone())).await.map_err(|error| error.to_string())?;
+        self.keep(bytes);
         Ok((row, parts))
+    }
+
+    /// Keeps a written segment's memory, unless the store still holds it or it is larger than it is worth.
+    fn keep(&self, written: Bytes) {
+        let Ok(mut written) = written.try_into_mut() else { return };
+        if written.capacity() <= SPARE_BYTES_MAX {
+            written.clear();
+            *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = written.into();
+        }
     }
 
     /// Keys of a tenant's rows, opened once.

@@ -116,8 +116,8 @@ pub struct Built {
     pub parts: Vec<PartRow>,
 }
 
-/// Seals one tenant's tails into one segment. CPU only.
-pub fn build(build: &Build, segment: [u8; 16], key: &DataKey, wrapped: &WrappedKey) -> Result<Built, SealError> {
+/// Seals one tenant's tails into one segment, in the memory of `buffer`. CPU only.
+pub fn build(build: &Build, buffer: Vec<u8>, segment: [u8; 16], key: &DataKey, wrapped: &WrappedKey) -> Result<Built, SealError> {
     let object_id = new_object_id();
     let largest = build.partitions.iter().flat_map(|(_, _, batches)| batches).map(TailBatch::size).max().unwrap_or(0);
     let header = SegmentHeader {
@@ -130,7 +130,7 @@ pub fn build(build: &Build, segment: [u8; 16], key: &DataKey, wrapped: &WrappedK
         frame_bytes_max: u32::try_from(largest.max(FRAME_BYTES)).unwrap_or(u32::MAX),
         key_id: segment,
     };
-    let mut writer = SegmentWriter::new(key, header, wrapped)?;
+    let mut writer = SegmentWriter::new_in(buffer, key, header, wrapped)?;
     let all: usize = build.partitions.iter().flat_map(|(_, _, batches)| batches).map(TailBatch::size).sum();
     writer.reserve(all.saturating_add(all / 512).saturating_add(FRAME_BYTES));
     let mut index = Vec::new();
