@@ -7,7 +7,7 @@ use bytes::Bytes;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use schloss_core::{ClusterId, TenantId};
 use schloss_crypto::{EncryptionContext, KeyVault, Purpose, random_array, seal_value};
-use schloss_metadata::{FlushCommit, Metadata, PartRow, SegmentRow, StateRow};
+use schloss_metadata::{FlushCommit, Metadata, MetadataError, PartRow, SegmentRow, StateRow};
 
 use crate::keys::TenantKeys;
 use crate::partition::{Part, Partition, TailBatch};
@@ -146,8 +146,11 @@ impl Flusher {
         let checkpoint = commit.checkpoint;
         let (segments, parts) = (commit.segments.clone(), commit.parts.clone());
         if let Err(error) = self.metadata.flush(plan.shared.guard, commit).await {
-            // The transaction rolled back. What a start would sweep must not fill the disk until then.
-            self.erase(&segments).await;
+            // Where it surely rolled back, what a start would sweep must not fill the disk until then. Any other outcome is
+            // unknown: the objects may be in the manifest, and stay for the sweep to judge.
+            if matches!(error, MetadataError::Full | MetadataError::Fenced) {
+                self.erase(&segments).await;
+            }
             return Err(error.to_string());
         }
         plan.give_back(|tenant| left.contains_key(&tenant));
