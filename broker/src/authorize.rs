@@ -18,7 +18,7 @@ use schloss_authz::{ResourceKind, ResourceRef};
 use schloss_authz::RequestContext;
 use schloss_authz::Decision;
 use schloss_authz::{Permit, Session as Policies};
-use schloss_core::ErrorCode;
+use schloss_core::{ErrorCode, TopicId};
 use schloss_wire::request::RequestHeader;
 
 use crate::broker::Broker;
@@ -131,6 +131,21 @@ impl Call {
         self.session.tenant.catalog.permitted(&permit).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
     }
 
+    /// A topic by id, if it exists and the action is allowed on it: the name that policies speak of is known only then.
+    /// Another tenant's id is as unknown as one that nobody has.
+    ///
+    /// # Errors
+    /// UNKNOWN_TOPIC_ID, else TOPIC_AUTHORIZATION_FAILED.
+    pub fn topic_by_id<A: Ability>(&self, ability: A, id: TopicId) -> Result<Arc<Topic>, ErrorCode> {
+        let known = self.session.tenant.catalog.by_id(id).ok_or(ErrorCode::UNKNOWN_TOPIC_ID)?;
+        match self.topic(ability, known.name.as_str()) {
+            // Deleted in between; the name may have gone to another topic.
+            Ok(found) if found.id != id => Err(ErrorCode::UNKNOWN_TOPIC_ID),
+            Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => Err(ErrorCode::UNKNOWN_TOPIC_ID),
+            found => found,
+        }
+    }
+
     /// Whether the action is allowed on any topic at all (KIP-679).
     #[must_use]
     pub fn allows_any(&self, action: Action) -> bool {
@@ -204,6 +219,7 @@ impl Call {
     }
 
     fn count(&self, allowed: bool) {
+        tracing::trace!(request = self.request_id, api = self.api, allowed, "decision");
         let verdict = if allowed { "allowed" } else { "denied" };
         let label = DecisionLabel { tenant: self.session.tenant.id.to_string(), verdict };
         self.broker.metrics.decisions.get_or_create(&label).inc();

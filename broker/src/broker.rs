@@ -12,7 +12,7 @@ use schloss_authz::{CertificateFacts, Keys, Organisation, RequestContext, Resour
 use schloss_certs::{ClientIdentity, ReloadingTls, TlsFiles};
 use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
 use schloss_crypto::random_array;
-use schloss_kms::Vault;
+use schloss_kms::{TenantKeyState, Vault};
 use schloss_metadata::{Metadata, MetadataError, SqliteMetadata};
 use schloss_storage::{Engine, EngineConfig, OpenError};
 use tokio::net::TcpListener;
@@ -31,9 +31,13 @@ use crate::session::Session;
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Tenancy, Tenant, tenant_id};
 
+/// A disabled KMS key is noticed within this, and so is an enabled one.
+const KEY_PROOF: Duration = Duration::from_secs(30);
 /// How often the organisation's folder and the certificates are looked at for changes.
 const RELOAD_EVERY: Duration = Duration::from_millis(300);
 
+/// File of the data folder that holds the slow facts.
+const MANIFEST: &str = "manifest.db";
 /// File of the data folder that names the installation.
 const CLUSTER_ID: &str = "cluster-id";
 /// The action every login is judged by.
@@ -63,6 +67,24 @@ pub struct Broker {
     reload_failed: Mutex<Option<String>>,
 }
 
+/// The two sockets, bound before anything is opened or changed.
+pub struct Listeners {
+    kafka: TcpListener,
+    admin: TcpListener,
+}
+
+impl Listeners {
+    /// Binds both.
+    ///
+    /// # Errors
+    /// [`Number::Listener`].
+    pub async fn bind(config: &Config) -> Result<Self, Failure> {
+        let kafka = listen(config.listener, "listeners").await?;
+        let admin = listen(config.admin_listener, "admin.listener").await?;
+        Ok(Self { kafka, admin })
+    }
+}
+
 /// A login that was refused; the reason is in the audit log only.
 #[derive(Debug)]
 pub struct Refused {
@@ -81,7 +103,7 @@ impl Broker {
             .map_err(|error| Failure::new(Number::Organisation, error, format!("mend the files under `{}`", config.organisation_dir.display())))?;
         let tls = open_tls(&config, &organisation)?;
         create_data_folder(&config.data_dir)?;
-        let metadata: Arc<dyn Metadata> = Arc::new(SqliteMetadata::open(&config.data_dir.join("manifest.db")).map_err(|error| manifest(&config.data_dir, error))?);
+        let metadata: Arc<dyn Metadata> = Arc::new(SqliteMetadata::open(&config.data_dir.join(MANIFEST)).map_err(|error| manifest(&config.data_dir, error))?);
         let cluster = ClusterId::from_bytes(metadata.cluster_id().await.map_err(|error| manifest(&config.data_dir, error))?);
         write_cluster_id(&config.data_dir, cluster)?;
         let vault = keys::open(&config, &organisation).await?;
@@ -109,19 +131,13 @@ impl Broker {
     }
 
     /// Serves until `stop` turns true, then drains and closes everything in order.
-    ///
-    /// # Errors
-    /// When a listener cannot be opened.
-    pub async fn serve(self: &Arc<Self>, mut stop: watch::Receiver<bool>, ready: impl FnOnce(SocketAddr, SocketAddr)) -> Result<(), Failure> {
-        let kafka = listen(self.config.listener, "listeners").await?;
-        let admin = listen(self.config.admin_listener, "admin.listener").await?;
-        let addresses = (kafka.local_addr(), admin.local_addr());
+    pub async fn serve(self: &Arc<Self>, listeners: Listeners, mut stop: watch::Receiver<bool>, ready: impl FnOnce()) {
+        let Listeners { kafka, admin } = listeners;
         let admin = tokio::spawn(crate::http::serve(admin, Arc::clone(self)));
         let watcher = tokio::spawn(watch_files(Arc::clone(self)));
         let ticker = tokio::spawn(tick_groups(Arc::clone(self)));
-        if let (Ok(kafka), Ok(admin)) = addresses {
-            ready(kafka, admin);
-        }
+        let prover = tokio::spawn(prove_keys(Arc::clone(self)));
+        ready();
         let serving = tokio::spawn(crate::net::serve(kafka, Arc::clone(self), stop.clone()));
         let stopped = stop.wait_for(|stop| *stop).await.map(drop);
         drop(stopped);
@@ -134,12 +150,12 @@ impl Broker {
         }
         watcher.abort();
         ticker.abort();
+        prover.abort();
         self.engine.close().await;
         if let Err(error) = self.audit.close().await {
             tracing::error!(%error, "the audit log could not be closed");
         }
         admin.abort();
-        Ok(())
     }
 
     /// Names the principal of a fresh TLS connection and judges whether it may connect.
@@ -339,6 +355,8 @@ impl Broker {
             groups: Arc::new(groups),
             producers,
             request_memory: Arc::new(Semaphore::new(units)),
+            key_denied: AtomicBool::new(false),
+            active: AtomicBool::new(false),
         })
     }
 
@@ -407,6 +425,24 @@ async fn watch_files(broker: Arc<Broker>) {
     }
 }
 
+/// Proves the keys of tenants that are in use, so that a disabled key stops its tenant, and only it, within [`KEY_PROOF`].
+async fn prove_keys(broker: Arc<Broker>) {
+    loop {
+        tokio::time::sleep(KEY_PROOF / 3).await;
+        let tenants = broker.tenancy.tenants();
+        for tenant in tenants.iter().filter(|tenant| tenant.active.swap(false, Ordering::Relaxed)) {
+            broker.vault.mark_used(tenant.id.to_bytes());
+        }
+        broker.vault.probe(KEY_PROOF).await;
+        for tenant in tenants {
+            let denied = matches!(broker.vault.tenant_state(tenant.id.to_bytes()), TenantKeyState::Denied(_));
+            if tenant.key_denied.swap(denied, Ordering::AcqRel) != denied {
+                tracing::warn!(tenant = %tenant.id, denied, "the state of a tenant's KMS key changed");
+            }
+        }
+    }
+}
+
 /// Time passes for groups: session and rebalance time-outs, expiry of offsets.
 async fn tick_groups(broker: Arc<Broker>) {
     let mut interval = tokio::time::interval(Duration::from_millis(50));
@@ -467,7 +503,8 @@ pub fn read_cluster_id(folder: &Path) -> Option<ClusterId> {
 }
 
 fn manifest(folder: &Path, error: MetadataError) -> Failure {
-    let folder = folder.display();
+    let file = folder.join(MANIFEST);
+    let folder = file.display();
     match error {
         MetadataError::Locked => Failure::new(Number::Locked, format!("`{folder}`: {error}"), "stop the other broker; two never share a data folder"),
         MetadataError::NewerFormat { .. } => Failure::new(Number::NewerFormat, format!("`{folder}`: {error}"), "use the newer release, or another data folder; nothing was changed"),

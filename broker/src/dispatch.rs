@@ -60,6 +60,7 @@ pub async fn request(broker: &Arc<Broker>, session: &Arc<Session>, frame: Bytes)
     };
     broker.rebind(session);
     let api = api_name(header.api_key);
+    tracing::trace!(connection = %session.id, api, version = header.api_version, correlation = header.correlation_id, "request");
     let call = Call::new(Arc::clone(broker), Arc::clone(session), header, api, broker.next_request());
     let answer = answer(Arc::new(call), body).await?;
     Ok(Dispatched { answer, api })
@@ -144,4 +145,59 @@ where
         let answer = running.await.ok()?;
         finish(&call, answer.into()).await
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const SOURCE: &str = include_str!("dispatch.rs");
+
+    fn snake(name: &str) -> String {
+        let mut text = String::new();
+        for (n, letter) in name.chars().enumerate() {
+            if n > 0 && letter.is_ascii_uppercase() {
+                text.push('_');
+            }
+            text.push(letter.to_ascii_lowercase());
+        }
+        text
+    }
+
+    fn advertised() -> impl Iterator<Item = (i16, &'static str)> {
+        schloss_wire::versions::advertised().iter().map(|range| (range.key, api_name(range.key)))
+    }
+
+    #[test]
+    fn every_advertised_api_has_a_handler_and_every_handler_is_advertised() {
+        let known: BTreeSet<String> = advertised().map(|(_, name)| format!("RequestKind::{name}(request) =>")).collect();
+        for arm in &known {
+            assert!(SOURCE.contains(arm.as_str()), "{arm}");
+        }
+        let arms = SOURCE.lines().map(str::trim).filter(|line| line.starts_with("RequestKind::")).count();
+        assert_eq!(arms, known.len());
+    }
+
+    #[test]
+    fn every_handler_asks_for_every_action_of_the_reviewed_matrix() {
+        for (key, name) in advertised() {
+            let path = format!("{}/src/api/{}.rs", env!("CARGO_MANIFEST_DIR"), snake(name));
+            let mut source = std::fs::read_to_string(&path).unwrap();
+            if name == "IncrementalAlterConfigs" {
+                // Judged by what it shares with AlterConfigs.
+                source.push_str(include_str!("api/alter_configs.rs"));
+            }
+            let api = schloss_authz::matrix::api(key).unwrap_or_else(|| panic!("{name} has no row in the matrix"));
+            for action in api.checks.iter().filter_map(|check| check.action) {
+                let word = action.name();
+                // Two-phase commit belongs to transactions, which are not served.
+                if word == "TwoPhaseCommit" {
+                    continue;
+                }
+                assert!(source.contains(&format!("can::{word}")) || source.contains(&format!("Action::{word}")), "{name} never asks for {word}");
+            }
+        }
+    }
 }

@@ -12,6 +12,7 @@ pub mod fetch_session;
 pub mod groups;
 pub mod http;
 pub mod keys;
+pub mod manual;
 pub mod net;
 pub mod producers;
 mod quickstart_files;

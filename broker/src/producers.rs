@@ -52,7 +52,7 @@ impl Producers {
     /// Whether the principal may write under an id and epoch.
     ///
     /// # Errors
-    /// UNKNOWN_PRODUCER_ID, INVALID_PRODUCER_EPOCH.
+    /// INVALID_PRODUCER_ID_MAPPING for an id of another principal; epochs are judged by the log, per partition.
     pub fn check(&self, principal: &str, id: i64, epoch: i16) -> Result<(), ErrorCode> {
         let seen = self.ids().check(ProducerEpoch { id, epoch }, owner(principal), self.clock.now_ms())?;
         if let Some(seen) = seen {

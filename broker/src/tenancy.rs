@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use schloss_authz::ClusterArn;
@@ -13,7 +14,7 @@ use schloss_authz::Finding;
 use schloss_authz::FrameError;
 use schloss_authz::organisation::Organisation;
 use schloss_authz::policy::Library;
-use schloss_core::TenantId;
+use schloss_core::{ErrorCode, TenantId};
 use schloss_crypto::digest;
 use tokio::sync::Semaphore;
 
@@ -39,6 +40,21 @@ pub struct Tenant {
     pub producers: Producers,
     /// Bytes of requests this tenant may have in memory, in units of 1 KiB.
     pub request_memory: Arc<Semaphore>,
+    /// The tenant's KMS key was refused: its records are neither taken nor given until it is allowed again.
+    pub key_denied: AtomicBool,
+    /// Asked for something since the last look at its key: only such tenants' keys are proved.
+    pub active: AtomicBool,
+}
+
+impl Tenant {
+    /// Whether records may be taken and given.
+    ///
+    /// # Errors
+    /// KAFKA_STORAGE_ERROR, which clients retry, so that nothing they hold is lost.
+    pub fn check_key(&self) -> Result<(), ErrorCode> {
+        self.active.store(true, Ordering::Relaxed);
+        if self.key_denied.load(Ordering::Acquire) { Err(ErrorCode::KAFKA_STORAGE_ERROR) } else { Ok(()) }
+    }
 }
 
 /// Why files could not be taken over.

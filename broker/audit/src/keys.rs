@@ -1,6 +1,7 @@
 //! The log's own keys on disk: the signing key, sealed under the audit key; the public key for everybody.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 
@@ -75,14 +76,16 @@ async fn make_signing_key(
     let wrapped = wrapped.to_bytes().map_err(|_| AuditError::Malformed { path: path.clone() })?;
     let sealed = BASE64.encode(seal_value(&key, BINDING, &document));
     let file = SigningKeyFile { key: BASE64.encode(wrapped), sealed };
-    write_whole(&path, &serde_json::to_vec(&file).unwrap_or_default())?;
+    let bytes = serde_json::to_vec(&file).unwrap_or_default();
+    write_whole(&path, &bytes).map_err(|source| AuditError::Io { path: path.clone(), source })?;
     write_public_key(folder, &signing)?;
     Ok(signing)
 }
 
 fn write_public_key(folder: &Path, signing: &SigningKey) -> Result<(), AuditError> {
     let pem = public_key_to_pem(&signing.verifying_key());
-    write_whole(&folder.join(PUBLIC_KEY_FILE), pem.as_bytes())
+    let path = folder.join(PUBLIC_KEY_FILE);
+    write_whole(&path, pem.as_bytes()).map_err(|source| AuditError::Io { path, source })
 }
 
 /// PEM, as `openssl pkey -pubin` reads it.
@@ -99,14 +102,12 @@ pub fn public_key_from_pem(pem: &str) -> Option<VerifyingKey> {
     VerifyingKey::from_spki(&BASE64.decode(text).ok()?).ok()
 }
 
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), AuditError> {
-    let write = || -> io::Result<()> {
-        let beside = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-    };
-    write().map_err(|source| AuditError::Io { path: path.into(), source })
+/// Replaces a file as a whole; after a crash the old or the new one is there.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }

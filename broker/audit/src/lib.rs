@@ -15,8 +15,11 @@
 //!
 //! Must not: decide anything, know protocols, write names or other bytes of clients unsealed.
 //!
-//! What it cannot see alone: the newest lines of the cluster stream cut back to an older checkpoint. Keep checkpoints
-//! ([`StreamReport::last_checkpoint`]) elsewhere and hand them to [`verify`].
+//! A copy of the cluster stream's newest checkpoint line lies beside the streams (`newest-checkpoint.json`) and contradicts the cluster
+//! stream being cut, rewritten or taken away; a log without it, or against it, is neither verified nor written on.
+//!
+//! What it cannot see alone: the whole folder put back to an older state. Keep checkpoints
+//! ([`StreamReport::last_checkpoint`]) elsewhere and hand them to [`verify`]. Lines after the newest checkpoint are chained, not yet signed.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod counts;
@@ -24,6 +27,7 @@ mod event;
 mod keys;
 pub mod line;
 mod log;
+mod newest;
 mod query;
 mod stream;
 mod verify;

@@ -15,7 +15,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use schloss_crypto::digest::sha256;
+use schloss_crypto::signing::VerifyingKey;
 use serde::{Deserialize, Serialize};
 
 /// The format number in `open` lines.
@@ -118,6 +121,14 @@ pub fn checkpoint_message(
         let _ = writeln!(text, "{name} {} {}", head.seq, head.hash);
     }
     text.into_bytes()
+}
+
+/// True for a checkpoint line of `stream` that is signed by `key`.
+#[must_use]
+pub fn is_signed_by(line: &Line, stream: &str, key: &VerifyingKey) -> bool {
+    let Body::Checkpoint { events, streams, closed, signature } = &line.body else { return false };
+    let message = checkpoint_message(stream, (line.seq, line.time, line.prev.as_str()), *events, streams, *closed);
+    BASE64.decode(signature).is_ok_and(|signature| key.verify(&message, &signature))
 }
 
 /// What a sealed event is bound to.

@@ -156,6 +156,9 @@ impl AuditLog {
             let path = config.folder.join(CLUSTER_STREAM);
             log.record(event).await.map_err(|error| AuditError::Io { path, source: io::Error::other(error) })?;
         }
+        // Signs what a crash left unsigned, and makes the copy of the checkpoint before any tenant has a stream.
+        let path = config.folder.join(CLUSTER_STREAM);
+        log.checkpoint().await.map_err(|error| AuditError::Io { path, source: io::Error::other(error) })?;
         Ok(log)
     }
 

@@ -3,6 +3,7 @@
 //! Invariants
 //! - What [`Stream::commit`] acknowledged is on disk and is never taken back.
 //! - After a failed commit the file ends where the last good one ended, and so does the chain.
+//! - Every file after the first begins with its key and a checkpoint, so that the newest file alone tells the number of events.
 //! - At opening, only a torn end is dropped (no newline, or zeros where a crash left a hole). Anything else that does not chain refuses.
 
 use std::collections::BTreeMap;
@@ -11,8 +12,9 @@ use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use schloss_crypto::KeyError;
+use schloss_crypto::signing::VerifyingKey;
 
-use crate::line::{Body, FORMAT, Head, Line, genesis};
+use crate::line::{Body, FORMAT, Head, Line, genesis, is_signed_by};
 
 /// Why the log was not opened. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -92,11 +94,14 @@ pub(crate) struct Stream {
     pub(crate) torn_bytes: u64,
     /// Newest lines of other streams, as checkpoints in the newest file name them.
     pub(crate) named: BTreeMap<String, Head>,
+    /// The newest checkpoint line staged, with its newline.
+    checkpoint_line: Vec<u8>,
 }
 
 impl Stream {
-    /// Opens `folder`, or prepares a new stream there (made at the first commit).
-    pub(crate) fn open(folder: &Path, name: &str) -> Result<Self, AuditError> {
+    /// Opens `folder`, or prepares a new stream there (made at the first commit). Checkpoints must be signed by `key`, and
+    /// the line `expected`, which a signed checkpoint elsewhere names, must be there.
+    pub(crate) fn open(folder: &Path, name: &str, key: &VerifyingKey, expected: Option<&Head>) -> Result<Self, AuditError> {
         let start = Position {
             seq_next: 0,
             hash: genesis(name),
@@ -116,15 +121,18 @@ impl Stream {
             bytes: Vec::new(),
             torn_bytes: 0,
             named: BTreeMap::new(),
+            checkpoint_line: Vec::new(),
         };
-        if let Some((number, path)) = files(folder)?.pop() {
-            stream.recover(number, &path)?;
+        match (files(folder)?.pop(), expected) {
+            (Some((number, path)), _) => stream.recover(number, &path, key, expected)?,
+            (None, Some(head)) => return Err(AuditError::CutOff { path: folder.into(), expected: head.seq }),
+            (None, None) => {}
         }
         Ok(stream)
     }
 
     /// Reads the newest file and stands at its end. Older files are [`crate::verify`]'s.
-    fn recover(&mut self, number: u64, path: &Path) -> Result<(), AuditError> {
+    fn recover(&mut self, number: u64, path: &Path, key: &VerifyingKey, expected: Option<&Head>) -> Result<(), AuditError> {
         let io = |source| AuditError::Io { path: path.into(), source };
         let text = fs::read(path).map_err(io)?;
         let mut position = self.durable.clone();
@@ -152,11 +160,20 @@ impl Stream {
             if line.seq != position.seq_next || line.prev != position.hash {
                 return Err(broken());
             }
+            // SECURITY: a chain written anew without the signing key must not be signed by us.
+            let unsigned = matches!(line.body, Body::Checkpoint { .. }) && !is_signed_by(&line, &self.name, key);
+            if unsigned || expected.is_some_and(|head| head.seq == line.seq && head.hash != hash) {
+                return Err(broken());
+            }
             position.step(&line.body, hash);
             if let Body::Checkpoint { streams, .. } = line.body {
                 self.named.extend(streams);
             }
             good += raw.len();
+        }
+        // SECURITY: nothing is dropped that a signed checkpoint names.
+        if let Some(head) = expected.filter(|head| head.seq >= position.seq_next && (good > 0 || number == 1)) {
+            return Err(AuditError::CutOff { path: path.into(), expected: head.seq });
         }
         let file = OpenOptions::new().write(true).open(path).map_err(io)?;
         position.file_len = good as u64;
@@ -170,7 +187,7 @@ impl Stream {
             fs::remove_file(path).map_err(io)?;
             let torn = self.torn_bytes;
             let before = self.folder.join(file_name(number - 1));
-            self.recover(number - 1, &before)?;
+            self.recover(number - 1, &before, key, expected)?;
             self.torn_bytes = torn;
             return Ok(());
         }
@@ -189,6 +206,17 @@ impl Stream {
     /// True when this run's `open` line must come before the next event.
     pub(crate) fn wants_key(&self, file_bytes_max: u64) -> bool {
         !self.staged.key_written || (self.bytes.is_empty() && self.durable.file_len >= file_bytes_max)
+    }
+
+    /// True when the next line is the first of a file after the first.
+    pub(crate) fn begins_file(&self, file_bytes_max: u64) -> bool {
+        let Position { seq_next, file_len, .. } = self.durable;
+        self.bytes.is_empty() && seq_next > 0 && (file_len == 0 || file_len >= file_bytes_max)
+    }
+
+    /// The newest checkpoint line staged, with its newline.
+    pub(crate) fn checkpoint_line(&self) -> &[u8] {
+        &self.checkpoint_line
     }
 
     pub(crate) fn events(&self) -> u64 {
@@ -218,6 +246,9 @@ impl Stream {
     pub(crate) fn stage(&mut self, time: i64, body: Body) {
         let line = Line { seq: self.staged.seq_next, time, prev: self.staged.hash.clone(), body };
         let (bytes, hash) = line.render();
+        if matches!(line.body, Body::Checkpoint { .. }) {
+            self.checkpoint_line.clone_from(&bytes);
+        }
         self.bytes.extend_from_slice(&bytes);
         self.staged.step(&line.body, hash);
     }

@@ -2,23 +2,27 @@
 //!
 //! Found: a line altered, deleted, inserted, swapped; a file missing, doubled or of another stream; a chain rewritten without the signing
 //! key, or signed by another; a stream cut back behind, or forked from, a line that the cluster's checkpoints or the caller's
-//! own copies name.
+//! own copies name. The copy of the newest checkpoint is read first, then the cluster's stream, then the others: what vouches is
+//! always older than what it vouches for, so a log that is written meanwhile verifies too.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use schloss_core::TenantId;
 use schloss_crypto::signing::VerifyingKey;
 
-use crate::line::{Body, FORMAT, Head, Line, checkpoint_message, genesis};
+use crate::line::{Body, FORMAT, Head, Line, genesis, is_signed_by};
 use crate::stream::{AuditError, files, streams};
-use crate::{CLUSTER_STREAM, stream};
+use crate::{CLUSTER_STREAM, newest, stream};
 
 /// No line we write is longer: an event's texts are capped, a checkpoint names at most every stream.
 const LINE_BYTES_MAX: u64 = 16 << 20;
+/// How often, and how long each time, the end of a line that is just being written is waited for.
+const TORN_WAITS: u32 = 20;
+const TORN_WAIT: Duration = Duration::from_millis(10);
 
 /// A line known from elsewhere to have been in the log: a checkpoint somebody kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,8 +141,21 @@ impl Report {
 /// # Errors
 /// [`AuditError::Io`] when files cannot be read. What is wrong in them stands in the report.
 pub fn verify(folder: &Path, key: &VerifyingKey, trusted: &[TrustedHead]) -> Result<Report, AuditError> {
+    let newest = newest::read(folder, key)?;
     let mut names = streams(folder)?;
     let mut anchors: BTreeMap<String, BTreeMap<u64, String>> = BTreeMap::new();
+    let copy_fault = |line, kind| Fault { file: newest::path(folder), line, seq: 0, kind };
+    let (mut fault_of_copy, mut checkpoints_without_copy) = (None, u64::MAX);
+    match newest {
+        Some(Ok(newest)) => {
+            for (stream, head) in newest.named.into_iter().chain([(CLUSTER_STREAM.to_owned(), newest.head)]) {
+                anchors.entry(stream).or_default().insert(head.seq, head.hash);
+            }
+        }
+        Some(Err(kind)) => fault_of_copy = Some(copy_fault(1, kind)),
+        // The very first start may have ended between the first checkpoint and its copy.
+        None => checkpoints_without_copy = 1,
+    }
     for TrustedHead { stream, head } in trusted {
         anchors.entry(stream.clone()).or_default().insert(head.seq, head.hash.clone());
     }
@@ -150,7 +167,13 @@ pub fn verify(folder: &Path, key: &VerifyingKey, trusted: &[TrustedHead]) -> Res
     let mut judged = 0;
     while let Some(name) = names.get(judged).cloned() {
         let mut walk = Walk::new(folder, &name, *key, anchors.remove(&name).unwrap_or_default());
-        let fault = walk.run()?;
+        let mut fault = walk.run()?;
+        if name == CLUSTER_STREAM {
+            if walk.checkpoints > checkpoints_without_copy {
+                fault_of_copy = Some(copy_fault(0, FaultKind::MissingFile));
+            }
+            fault = fault.or(fault_of_copy.take());
+        }
         for (stream, head) in walk.named {
             // SECURITY: a stream that is gone as a whole is still judged, and found cut off.
             if !names.contains(&stream) {
@@ -187,6 +210,7 @@ struct Walk {
     seq: u64,
     prev: String,
     events: u64,
+    checkpoints: u64,
     last_checkpoint: Option<Head>,
 }
 
@@ -201,6 +225,7 @@ impl Walk {
             seq: 0,
             prev: genesis(name),
             events: 0,
+            checkpoints: 0,
             last_checkpoint: None,
         }
     }
@@ -208,32 +233,35 @@ impl Walk {
     /// Walks to the end or the first fault.
     fn run(&mut self) -> Result<Option<Fault>, AuditError> {
         let mut path = self.folder.join(stream::file_name(1));
-        for (expected, (number, found)) in (1..).zip(files(&self.folder)?) {
+        let files = files(&self.folder)?;
+        let last = files.len() as u64;
+        for (expected, (number, found)) in (1..).zip(files) {
             path = self.folder.join(stream::file_name(expected));
             if number != expected || found != path {
                 return Ok(Some(self.fault(path, 0, FaultKind::MissingFile)));
             }
-            if let Some((line, kind)) = self.file(&path)? {
+            if let Some((line, kind)) = self.file(&path, expected == last)? {
                 return Ok(Some(self.fault(path, line, kind)));
             }
         }
-        if self.seq == 0 && self.anchors.is_empty() {
+        // A tenant's stream that no checkpoint names yet may be about to begin.
+        let may_begin = self.stream.parse::<TenantId>().is_ok();
+        if self.seq == 0 && self.anchors.is_empty() && !may_begin {
             return Ok(Some(self.fault(path, 0, FaultKind::MissingFile)));
         }
         let expected = self.anchors.last_key_value().map(|(seq, _)| *seq).filter(|seq| *seq >= self.seq);
         Ok(expected.map(|expected| self.fault(path, 0, FaultKind::CutOff { expected })))
     }
 
-    fn file(&mut self, path: &Path) -> Result<Option<(u64, FaultKind)>, AuditError> {
+    fn file(&mut self, path: &Path, is_last: bool) -> Result<Option<(u64, FaultKind)>, AuditError> {
         let io = |source| AuditError::Io { path: path.into(), source };
-        if fs::metadata(path).map_err(io)?.len() == 0 {
+        if !is_last && fs::metadata(path).map_err(io)?.len() == 0 {
             return Ok(Some((0, FaultKind::NotAFile)));
         }
         let mut reader = BufReader::new(File::open(path).map_err(io)?);
         let mut raw = Vec::new();
         for at in 1.. {
-            raw.clear();
-            reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut raw).map_err(io)?;
+            read_line(&mut reader, &mut raw, if is_last { TORN_WAITS } else { 0 }).map_err(io)?;
             if raw.is_empty() {
                 break;
             }
@@ -266,6 +294,7 @@ impl Walk {
                 if let Some(kind) = self.checkpoint(&line) {
                     return Some(kind);
                 }
+                self.checkpoints += 1;
                 self.last_checkpoint = Some(Head { seq: line.seq, hash: hash.clone() });
             }
         }
@@ -275,11 +304,8 @@ impl Walk {
     }
 
     fn checkpoint(&mut self, line: &Line) -> Option<FaultKind> {
-        let Body::Checkpoint { events, streams, closed, signature } = &line.body else { return None };
-        let place = (line.seq, line.time, line.prev.as_str());
-        let message = checkpoint_message(&self.stream, place, *events, streams, *closed);
-        let signature = BASE64.decode(signature).unwrap_or_default();
-        if !self.key.verify(&message, &signature) {
+        let Body::Checkpoint { events, streams, .. } = &line.body else { return None };
+        if !is_signed_by(line, &self.stream, &self.key) {
             let since = self.last_checkpoint.as_ref().map_or(0, |head| head.seq);
             return Some(FaultKind::BadSignature { since });
         }
@@ -295,4 +321,18 @@ impl Walk {
     fn fault(&self, file: PathBuf, line: u64, kind: FaultKind) -> Fault {
         Fault { file, line, seq: self.seq, kind }
     }
+}
+
+/// The next line with its newline, or what there is of it after some waiting.
+fn read_line(reader: &mut BufReader<File>, raw: &mut Vec<u8>, waits: u32) -> io::Result<()> {
+    raw.clear();
+    for wait in 0..=waits {
+        // Goes on behind what was read before: a file that grows gives the rest.
+        reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', raw)?;
+        if raw.is_empty() || raw.ends_with(b"\n") || wait == waits {
+            break;
+        }
+        std::thread::sleep(TORN_WAIT);
+    }
+    Ok(())
 }

@@ -12,7 +12,7 @@ use schloss_crypto::{DataKey, WrappedKey, seal_value};
 use crate::event::{Class, Event, Verdict};
 use crate::line::{Body, FORMAT, Head, checkpoint_message, event_binding};
 use crate::stream::{AuditError, Stream};
-use crate::{CLUSTER_STREAM, RecordError, stream_name};
+use crate::{CLUSTER_STREAM, RecordError, newest, stream_name};
 
 /// Streams held open at once; one file each.
 const OPEN_STREAMS_MAX: usize = 256;
@@ -43,8 +43,15 @@ impl Writer {
     /// Opens all streams that exist, so that a damaged one is found at start. Says what was torn.
     pub(crate) fn open_existing(&mut self) -> Result<Vec<Event>, AuditError> {
         let mut events = Vec::new();
-        for name in crate::stream::streams(&self.folder)? {
-            let stream = Stream::open(&self.folder.join(&name), &name)?;
+        let key = self.signing.verifying_key();
+        let names = crate::stream::streams(&self.folder)?;
+        let mut expected = self.newest_checkpoint(&names)?;
+        for name in &names {
+            let stream = Stream::open(&self.folder.join(name), name, &key, expected.remove(name).as_ref())?;
+            // The cluster's stream comes first and names lines of the others.
+            if name == CLUSTER_STREAM {
+                expected.extend(stream.named.clone());
+            }
             if stream.torn_bytes > 0 {
                 let tenant = name.parse().ok();
                 let mut event = Event::new(tenant, Class::System, Verdict::Allowed, "schloss:AuditLogRecovered");
@@ -57,22 +64,31 @@ impl Writer {
                 self.moved.extend(stream.head().map(|head| (name.clone(), head)));
             }
             if name == CLUSTER_STREAM || !stream.is_signed() || self.streams.len() < OPEN_STREAMS_MAX {
-                self.streams.insert(name, stream);
+                self.streams.insert(name.clone(), stream);
             }
         }
-        self.refuse_cut_streams()?;
-        Ok(events)
+        // SECURITY: to go on after a stream was taken away would make that look like our own doing.
+        match expected.into_iter().next() {
+            Some((stream, head)) => Err(AuditError::CutOff { path: self.folder.join(stream), expected: head.seq }),
+            None => Ok(events),
+        }
     }
 
-    /// SECURITY: to go on writing after a cut end would make the cut look like our own doing.
-    fn refuse_cut_streams(&self) -> Result<(), AuditError> {
-        let named = self.streams.get(CLUSTER_STREAM).map(|stream| &stream.named);
-        for (stream, head) in named.into_iter().flatten() {
-            if self.moved.get(stream).is_none_or(|newest| newest.seq < head.seq) {
-                return Err(AuditError::CutOff { path: self.folder.join(stream), expected: head.seq });
+    /// The lines that must be there by the copy of the newest checkpoint. It is made before the first tenant has a stream.
+    fn newest_checkpoint(&self, names: &[String]) -> Result<BTreeMap<String, Head>, AuditError> {
+        let path = newest::path(&self.folder);
+        match newest::read(&self.folder, &self.signing.verifying_key())? {
+            Some(Ok(newest)) => {
+                let mut expected = newest.named;
+                expected.insert(CLUSTER_STREAM.to_owned(), newest.head);
+                Ok(expected)
             }
+            Some(Err(_)) => Err(AuditError::Broken { path, line: 1 }),
+            None if names.iter().any(|name| name != CLUSTER_STREAM) => {
+                Err(AuditError::Io { path, source: std::io::ErrorKind::NotFound.into() })
+            }
+            None => Ok(BTreeMap::new()),
         }
-        Ok(())
     }
 
     /// Makes all events durable; one answer per event, in order.
@@ -119,7 +135,8 @@ impl Writer {
         self.commit(CLUSTER_STREAM)?;
         self.moved.clear();
         self.close_some();
-        result
+        let line = self.streams.get(CLUSTER_STREAM).map(Stream::checkpoint_line).unwrap_or_default();
+        result.and(newest::write(&self.folder, line).map_err(|error| RecordError::NotDurable(error.kind())))
     }
 
     fn stage(&mut self, event: &Event, name: &str, now_ms: i64) -> Result<(), RecordError> {
@@ -134,15 +151,23 @@ impl Writer {
 
     fn stage_open(&mut self, name: &str, now_ms: i64) {
         let Some(stream) = self.streams.get_mut(name) else { return };
+        let begins_file = stream.begins_file(self.file_bytes_max);
         if stream.wants_key(self.file_bytes_max) {
             let body = Body::Open { format: FORMAT, stream: name.to_owned(), key: self.key_text.clone() };
             stream.stage(now_ms, body);
+        }
+        if begins_file {
+            self.sign(name, now_ms, BTreeMap::new(), false);
         }
     }
 
     fn stage_checkpoint(&mut self, name: &str, now_ms: i64, streams: BTreeMap<String, Head>, closed: bool) {
         // A full file is followed by the next one, and every file begins with its key.
         self.stage_open(name, now_ms);
+        self.sign(name, now_ms, streams, closed);
+    }
+
+    fn sign(&mut self, name: &str, now_ms: i64, streams: BTreeMap<String, Head>, closed: bool) {
         let Some(stream) = self.streams.get_mut(name) else { return };
         let events = stream.events();
         let place = (stream.seq_next(), now_ms, stream.prev());
@@ -170,7 +195,7 @@ impl Writer {
 
     fn open_stream(&mut self, name: &str) -> Result<(), RecordError> {
         if !self.streams.contains_key(name) {
-            let stream = Stream::open(&self.folder.join(name), name).map_err(|_| RecordError::Damaged)?;
+            let stream = Stream::open(&self.folder.join(name), name, &self.signing.verifying_key(), None).map_err(|_| RecordError::Damaged)?;
             self.streams.insert(name.to_owned(), stream);
         }
         Ok(())

@@ -86,6 +86,7 @@ fn resolve(call: &Call, key: &Key) -> Result<PartitionId, ErrorCode> {
     } else {
         call.topic(can::ReadData, &key.topic)?
     };
+    call.session.tenant.check_key()?;
     if topic.has(key.partition) { Ok(topic.partition(key.partition)) } else { Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) }
 }
 

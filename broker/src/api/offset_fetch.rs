@@ -1,4 +1,5 @@
-//! OffsetFetch (9): committed offsets of one group, or of several from version 8 on (KIP-709).
+//! OffsetFetch (9): committed offsets of one group, or of several from version 8 on (KIP-709). From version 10 on a topic
+//! is named by its id (KIP-848).
 //!
 //! What is told is durable: the answer waits for commits applied before it.
 
@@ -9,31 +10,41 @@ use kafka_protocol::messages::offset_fetch_response::{
 use kafka_protocol::messages::{GroupId as WireGroupId, OffsetFetchRequest, OffsetFetchResponse, TopicName};
 use schloss_authz::{Action, can};
 use schloss_authz::ResourceRef;
-use schloss_core::{ErrorCode, GroupId, PartitionId};
+use schloss_core::{ErrorCode, GroupId, PartitionId, TopicId};
 
-use super::{wire_name, wire_text};
+use super::{wire_id, wire_name, wire_text};
 use crate::authorize::Call;
 
 /// From this version a request names several groups.
 const SEVERAL: i16 = 8;
+/// From this version a topic is named by its id.
+const BY_ID: i16 = 10;
 /// The offset of a partition without a commit.
 const NONE: i64 = -1;
 
+/// A topic as the client names it; the version says which of the two counts.
+#[derive(Clone)]
+struct Named {
+    name: TopicName,
+    id: uuid::Uuid,
+}
+
 /// Topics and partitions asked for; none is all.
-type Asked = Option<Vec<(TopicName, Vec<i32>)>>;
+type Asked = Option<Vec<(Named, Vec<i32>)>>;
 
 /// Answers one request.
 pub async fn handle(call: &Call, request: OffsetFetchRequest) -> OffsetFetchResponse {
     let mut response = OffsetFetchResponse::default();
     if call.header.api_version >= SEVERAL {
         for group in request.groups {
-            let name = |topic: OffsetFetchRequestTopics| (topic.name, topic.partition_indexes);
+            let name = |topic: OffsetFetchRequestTopics| (Named { name: topic.name, id: topic.topic_id }, topic.partition_indexes);
             let asked = group.topics.map(|topics| topics.into_iter().map(name).collect());
             response.groups.push(fetch(call, group.group_id, asked).await);
         }
         return response;
     }
-    let asked = request.topics.map(|topics| topics.into_iter().map(|topic| (topic.name, topic.partition_indexes)).collect::<Vec<_>>());
+    let named = |name| Named { name, id: uuid::Uuid::nil() };
+    let asked = request.topics.map(|topics| topics.into_iter().map(|topic| (named(topic.name), topic.partition_indexes)).collect::<Vec<_>>());
     // Version 0 and 1 have no "all"; an empty list is all in version 1 of some clients and nothing in Kafka.
     let one = fetch(call, request.group_id, asked).await;
     response.error_code = one.error_code;
@@ -51,7 +62,7 @@ async fn fetch(call: &Call, id: WireGroupId, asked: Asked) -> OffsetFetchRespons
         Ok(topics) => result.topics = topics,
         Err(code) => {
             result.error_code = code.code();
-            let failed = |(name, partitions): (TopicName, Vec<i32>)| topic(name, partitions.into_iter().map(|index| absent(index, code)).collect());
+            let failed = |(named, partitions): (Named, Vec<i32>)| topic(named, partitions.into_iter().map(|index| absent(index, code)).collect());
             // Below version 2 the error stands at each partition.
             if call.header.api_version < 2 {
                 result.topics = asked.unwrap_or_default().into_iter().map(failed).collect();
@@ -68,15 +79,19 @@ async fn offsets(call: &Call, id: &str, asked: &Asked) -> Result<Vec<OffsetFetch
     tenant.groups.settled().await?;
     let Some(asked) = asked else { return Ok(all(call, &group)) };
     let mut topics = Vec::new();
-    for (name, partitions) in asked {
-        let found = call.topic(can::DescribeTopic, name);
+    for (named, partitions) in asked {
+        let found = if call.header.api_version >= BY_ID {
+            call.topic_by_id(can::DescribeTopic, TopicId::from_bytes(*named.id.as_bytes()))
+        } else {
+            call.topic(can::DescribeTopic, &named.name)
+        };
         let committed = partitions.iter().map(|index| match &found {
             Ok(known) => one(call, &group, known.partition(*index)),
             // A topic that is not there has no offsets; that is no error (Kafka).
             Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => absent(*index, ErrorCode::NONE),
             Err(code) => absent(*index, *code),
         });
-        topics.push(topic(name.clone(), committed.collect()));
+        topics.push(topic(named.clone(), committed.collect()));
     }
     Ok(topics)
 }
@@ -89,7 +104,8 @@ fn all(call: &Call, group: &GroupId) -> Vec<OffsetFetchResponseTopics> {
     for same in partitions.chunk_by(|one, other| one.topic == other.topic) {
         let Some(known) = same.first().and_then(|first| tenant.catalog.by_id(first.topic)) else { continue };
         if call.may(Action::DescribeTopic, ResourceRef::topic(known.name.as_str())) {
-            topics.push(topic(wire_name(&known.name), same.iter().map(|partition| one(call, group, *partition)).collect()));
+            let named = Named { name: wire_name(&known.name), id: wire_id(known.id) };
+            topics.push(topic(named, same.iter().map(|partition| one(call, group, *partition)).collect()));
         }
     }
     topics
@@ -116,9 +132,10 @@ fn absent(index: i32, code: ErrorCode) -> OffsetFetchResponsePartitions {
     result
 }
 
-fn topic(name: TopicName, partitions: Vec<OffsetFetchResponsePartitions>) -> OffsetFetchResponseTopics {
+fn topic(named: Named, partitions: Vec<OffsetFetchResponsePartitions>) -> OffsetFetchResponseTopics {
     let mut topic = OffsetFetchResponseTopics::default();
-    topic.name = name;
+    topic.name = named.name;
+    topic.topic_id = named.id;
     topic.partitions = partitions;
     topic
 }

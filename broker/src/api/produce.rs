@@ -88,6 +88,9 @@ fn begin(call: &Call, topic: &Topic, data: PartitionProduceData) -> Pending {
     if !topic.has(index) {
         return failed(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, None);
     }
+    if let Err(code) = call.session.tenant.check_key() {
+        return failed(code, Some("the tenant's key is refused by its key service".to_owned()));
+    }
     let Some(records) = data.records.filter(|records| !records.is_empty()) else {
         return failed(ErrorCode::INVALID_RECORD, Some("no record batch".to_owned()));
     };

@@ -30,8 +30,8 @@ pub enum Iam {
     #[command(after_help = "Example:
   schloss iam apply my-organisation --config /etc/schloss/schloss.toml")]
     Apply {
-        /// The new folder.
-        folder: PathBuf,
+        /// The new folder (default: the installation's own, edited in place).
+        folder: Option<PathBuf>,
         #[command(flatten)]
         place: Place,
     },
@@ -50,7 +50,7 @@ impl Iam {
         match self {
             Self::Validate { folder: Some(folder), .. } => validate(&folder),
             Self::Validate { folder: None, place } => validate(&audit::config(&place)?.organisation_dir),
-            Self::Apply { folder, place } => apply(&folder, &place),
+            Self::Apply { folder, place } => apply(folder.as_deref(), &place),
             Self::Simulate { batch } => simulate(&batch),
         }
     }
@@ -69,15 +69,25 @@ fn validate(folder: &Path) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn apply(folder: &Path, place: &Place) -> Result<ExitCode, Failure> {
-    let (_, digest) = tenancy::load(folder).map_err(wrong)?;
+fn apply(folder: Option<&Path>, place: &Place) -> Result<ExitCode, Failure> {
     let config = audit::config(place)?;
-    swap(folder, &config.organisation_dir).map_err(|error| Failure::new(Number::File, format!("`{}`: {error}", config.organisation_dir.display()), "check the rights of the organisation's folder; the old one is in force"))?;
+    let (_, digest) = tenancy::load(folder.unwrap_or(&config.organisation_dir)).map_err(wrong)?;
+    if let Some(folder) = folder {
+        take_over(folder, &config)?;
+    }
+    wait_until_in_force(&config, &digest)
+}
+
+fn take_over(folder: &Path, config: &crate::config::Config) -> Result<(), Failure> {
+    swap(folder, &config.organisation_dir).map_err(|error| Failure::new(Number::File, format!("`{}`: {error}", config.organisation_dir.display()), "check the rights of the organisation's folder; the old one is in force"))
+}
+
+fn wait_until_in_force(config: &crate::config::Config, digest: &str) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::new(Number::File, error, "report this"))?;
     runtime.block_on(async {
         while begun.elapsed() < PATIENCE {
-            if in_force(&config).await.as_deref() == Some(digest.as_str()) {
+            if in_force(config).await.as_deref() == Some(digest) {
                 println!("in force after {:.1} s, sha256 {digest}", begun.elapsed().as_secs_f64());
                 return Ok(ExitCode::SUCCESS);
             }

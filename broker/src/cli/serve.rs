@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{Failure, Number};
-use crate::broker::Broker;
+use crate::broker::{Broker, Listeners};
 use crate::config::Config;
 
 /// Serve as a config file says.
@@ -58,6 +58,7 @@ pub fn run(config: Config, ready: impl FnOnce(&Config)) -> Result<ExitCode, Fail
         let (stop, stopped) = watch::channel(false);
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::new(Number::Listener, error, "report this"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::new(Number::Listener, error, "report this"))?;
+        let listeners = Listeners::bind(&config).await?;
         let broker = Broker::open(config).await?;
         tokio::spawn(async move {
             tokio::select! {
@@ -68,7 +69,8 @@ pub fn run(config: Config, ready: impl FnOnce(&Config)) -> Result<ExitCode, Fail
             stop.send_replace(true);
         });
         let announced = std::sync::Arc::clone(&broker);
-        broker.serve(stopped, move |_kafka, _admin| ready(&announced.config)).await
+        broker.serve(listeners, stopped, move || ready(&announced.config)).await;
+        Ok(())
     });
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     done.map(|()| ExitCode::SUCCESS)

@@ -130,14 +130,8 @@ impl Keys {
 }
 
 pub(super) fn config(file: &str, text: &str, base: &Path) -> Result<Config, ConfigErrors> {
-    let document = Document::parse(text.to_owned()).map_err(|error| ConfigErrors {
-        file: file.to_owned(),
-        mistakes: vec![Mistake {
-            line: error.span().map_or(0, |span| line_of(text, span.start)),
-            what: error.message().to_owned(),
-        }],
-    })?;
     let mut keys = Keys { values: BTreeMap::new(), mistakes: Vec::new() };
+    let document = well_formed(text, &mut keys);
     flatten(document.as_table(), "", text, &mut keys);
 
     let listener = keys.address("listeners", "127.0.0.1:9094");
@@ -168,6 +162,26 @@ pub(super) fn config(file: &str, text: &str, base: &Path) -> Result<Config, Conf
     } else {
         keys.mistakes.sort_by_key(|mistake| (mistake.line == 0, mistake.line));
         Err(ConfigErrors { file: file.to_owned(), mistakes: keys.mistakes })
+    }
+}
+
+/// The lines that are TOML. One that is not is told and left out, so that the others are still read and judged.
+fn well_formed(text: &str, keys: &mut Keys) -> Document<String> {
+    let mut lines: Vec<&str> = text.split('\n').collect();
+    loop {
+        match Document::parse(lines.join("\n")) {
+            Ok(document) => return document,
+            Err(error) => {
+                let line = error.span().map_or(1, |span| line_of(&lines.join("\n"), span.start));
+                let Some(wrong) = line.checked_sub(1).and_then(|at| lines.get_mut(at)).filter(|wrong| !wrong.is_empty()) else {
+                    keys.mistake(line, error.message().to_owned());
+                    return Document::parse(String::new()).unwrap_or_else(|_| unreachable!("no text is well formed"));
+                };
+                let key = wrong.split('=').next().unwrap_or_default().trim().to_owned();
+                *wrong = "";
+                keys.mistake(line, format!("`{key}`: {}", error.message()));
+            }
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
@@ -30,6 +30,8 @@ use crate::telemetry::{ApiLabel, TenantApi, TenantLabel};
 const FRAME_BYTES_PER_SECOND_MIN: u64 = 32 * 1024;
 /// First reservation for a frame; more is reserved as bytes arrive.
 const FRAME_RESERVE_BYTES: usize = 256 * 1024;
+/// Sealed bytes taken from the socket at once: two whole TLS records. rustls itself asks for 4 KiB at a time.
+const SOCKET_READ_BYTES: usize = 33 * 1024;
 /// One write under one deadline.
 const WRITE_BYTES: usize = 128 * 1024;
 /// A tenant's memory budget is counted in units of this, so that a semaphore can hold it.
@@ -84,6 +86,8 @@ struct Outgoing {
     _budget: OwnedSemaphorePermit,
 }
 
+type Tls = TlsStream<BufReader<TcpStream>>;
+
 /// Runs one connection to its end.
 pub(super) async fn serve(broker: Arc<Broker>, tcp: TcpStream, peer: SocketAddr, slot: Slot, stop: watch::Receiver<bool>) {
     let _slot = slot;
@@ -102,6 +106,7 @@ async fn run(broker: &Arc<Broker>, tcp: TcpStream, peer: SocketAddr, mut stop: w
     let limits = &broker.config.limits;
     tcp.set_nodelay(true).map_err(|_| End::Broken)?;
     let acceptor = TlsAcceptor::from(broker.tls.kafka_config());
+    let tcp = BufReader::with_capacity(SOCKET_READ_BYTES, tcp);
     let handshake = tokio::time::timeout(limits.handshake, acceptor.accept(tcp));
     let tls = handshake.await.map_err(|_| End::HandshakeTimeout)?.map_err(|_| End::HandshakeFailed)?;
     let session = match broker.login(tls.get_ref().1, peer).await {
@@ -155,7 +160,7 @@ impl Drop for AbortOnDrop {
 }
 
 struct Incoming {
-    reader: ReadHalf<TlsStream<TcpStream>>,
+    reader: ReadHalf<Tls>,
     buffer: BytesMut,
     first: bool,
 }
@@ -224,7 +229,7 @@ async fn read_frame(broker: &Arc<Broker>, session: &Arc<Session>, incoming: &mut
     Ok(())
 }
 
-async fn write_answers(broker: Arc<Broker>, session: Arc<Session>, mut writer: WriteHalf<TlsStream<TcpStream>>, mut queue: mpsc::Receiver<Outgoing>) -> End {
+async fn write_answers(broker: Arc<Broker>, session: Arc<Session>, mut writer: WriteHalf<Tls>, mut queue: mpsc::Receiver<Outgoing>) -> End {
     let tenant = TenantLabel::of(session.tenant.id);
     while let Some(outgoing) = queue.recv().await {
         let pieces = match outgoing.answer {
@@ -236,6 +241,7 @@ async fn write_answers(broker: Arc<Broker>, session: Arc<Session>, mut writer: W
         let label = TenantApi { tenant: tenant.tenant.clone(), api: outgoing.api };
         broker.metrics.requests.get_or_create(&label).inc();
         broker.metrics.request_seconds.get_or_create(&ApiLabel { api: outgoing.api }).observe(outgoing.received.elapsed().as_secs_f64());
+        tracing::trace!(connection = %session.id, api = outgoing.api, micros = u64::try_from(outgoing.received.elapsed().as_micros()).unwrap_or(u64::MAX), answered = pieces.is_some(), "request done");
         let Some(pieces) = pieces else { continue };
         let bytes: usize = pieces.iter().map(Bytes::len).sum();
         broker.metrics.sent_bytes.get_or_create(&tenant).inc_by(bytes as u64);

@@ -28,6 +28,7 @@ use crate::recovery::Recovery;
 use crate::segment::{Segment, whole};
 use crate::shard::{self, Appended, Command, OWN_STATE, Shard, ShardLimits, ShardShared, StateRecord};
 use crate::stats::{Counters, EngineStats};
+use crate::wal::WalStore;
 use crate::wal::file::{FILE_BYTES, FileWal};
 
 /// Erased this long after the last partition let go of a segment, so that running reads end first.
@@ -106,8 +107,27 @@ impl Engine {
         vault: Arc<dyn KeyVault>,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, OpenError> {
+        let (folder, file_bytes) = (config.wal_folder.clone(), config.wal_file_bytes);
+        let logs = move |shard: u32| {
+            let wal = FileWal::new(&folder.join(format!("{shard:04}")), shard, file_bytes)?;
+            Ok(Box::new(wal) as Box<dyn WalStore>)
+        };
+        Self::open_on(config, cluster, metadata, objects, vault, clock, &logs).await
+    }
+
+    /// The same over other logs; for tests with faults.
+    #[expect(clippy::too_many_arguments, reason = "what `open` takes, and the logs")]
+    pub(crate) async fn open_on(
+        config: EngineConfig,
+        cluster: ClusterId,
+        metadata: Arc<dyn Metadata>,
+        objects: Arc<dyn ObjectStore>,
+        vault: Arc<dyn KeyVault>,
+        clock: Arc<dyn Clock>,
+        logs: &(dyn Fn(u32) -> std::io::Result<Box<dyn WalStore>> + Sync),
+    ) -> Result<Arc<Self>, OpenError> {
         let counters = Arc::new(Counters::default());
-        let flusher = Arc::new(Flusher { objects: Arc::clone(&objects), vault: Arc::clone(&vault), metadata: Arc::clone(&metadata), cluster, keys: Mutex::default() });
+        let flusher = Arc::new(Flusher { objects: Arc::clone(&objects), vault: Arc::clone(&vault), metadata: Arc::clone(&metadata), cluster, keys: Mutex::default(), spare: Mutex::default() });
         let swept = maintenance::sweep_orphans(&*metadata, &objects).await?;
         if swept > 0 {
             tracing::info!(swept, "segments of unfinished flushes were deleted");
@@ -117,9 +137,8 @@ impl Engine {
         let mut shards = Vec::new();
         for number in 0..config.shards.max(highest).max(1) {
             let recovery = Recovery { shard: ShardId(number), cluster, metadata: &*metadata, vault: &*vault, flusher: &flusher, partitions: &partitions };
-            let folder = config.wal_folder.join(format!("{number:04}"));
-            let mut wal = FileWal::new(&folder, number, config.wal_file_bytes).map_err(|source| OpenError::Io { what: "the write-ahead log's folder cannot be made", source })?;
-            let recovered = recovery.run(&mut wal).await?;
+            let mut wal = logs(number).map_err(|source| OpenError::Io { what: "the write-ahead log's folder cannot be made", source })?;
+            let recovered = recovery.run(&mut *wal).await?;
             let own: HashMap<_, _> = partitions.iter().filter(|(_, partition)| partition.shard.0 == number).map(|(id, partition)| (*id, Arc::clone(partition))).collect();
             let shared = Arc::new(ShardShared {
                 id: ShardId(number),
@@ -130,12 +149,13 @@ impl Engine {
                 stopped: AtomicBool::new(false),
                 abandoned: AtomicBool::new(false),
                 tail_bytes: AtomicUsize::new(recovered.tail_bytes),
+                oldest: Mutex::new(recovered.oldest),
             });
             let (commands, receiver) = mpsc::channel();
             let shard = Shard {
                 shared: Arc::clone(&shared),
                 cluster,
-                wal: Box::new(wal),
+                wal,
                 limits: ShardLimits { tail_bytes_max: config.tail_bytes_max, flush_bytes: config.flush_bytes, flush_every: config.flush_every },
                 clock: Arc::clone(&clock),
                 vault: Arc::clone(&vault),

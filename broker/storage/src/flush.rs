@@ -1,6 +1,6 @@
 //! Flush: tails become segments, and segments, changed state and the checkpoint become one transaction.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -12,10 +12,12 @@ use schloss_metadata::{FlushCommit, Metadata, PartRow, SegmentRow, StateRow};
 use crate::keys::TenantKeys;
 use crate::partition::{Part, Partition, TailBatch};
 use crate::segment::{self, Build, Built, Segment, object_path};
-use crate::shard::{STATE_PRODUCERS, ShardShared, own_key};
+use crate::shard::{OWN_STATE, STATE_PRODUCERS, ShardShared, own_key};
 
 /// Kind byte of state keys in the name index.
 const INDEX_STATE: u8 = 2;
+/// A larger segment's memory goes back.
+const SPARE_BYTES_MAX: usize = 96 * 1024 * 1024;
 
 /// What a flush takes up, as of one entry.
 pub struct FlushPlan {
@@ -25,17 +27,21 @@ pub struct FlushPlan {
     tails: HashMap<TenantId, Vec<(Arc<Partition>, i64, Vec<TailBatch>)>>,
     state: Vec<(TenantId, Bytes, Option<Bytes>)>,
     producers: Vec<Arc<Partition>>,
+    /// First entry of each tenant that is not flushed.
+    oldest: HashMap<TenantId, (u64, u64)>,
 }
 
 /// A flush that is committed.
 pub struct FlushDone {
     pub checkpoint: (u64, u64),
+    /// Tenants whose share could not be sealed, and why. Their tails and log entries stay.
+    pub left: HashMap<TenantId, String>,
 }
 
 impl FlushPlan {
     /// Called between entries by the shard's thread, so that everything agrees with the checkpoint.
     pub fn gather(shared: &Arc<ShardShared>, checkpoint: (u64, u64), now_ms: i64) -> Self {
-        let mut plan = Self { shared: Arc::clone(shared), checkpoint, now_ms, tails: HashMap::new(), state: Vec::new(), producers: Vec::new() };
+        let mut plan = Self { shared: Arc::clone(shared), checkpoint, now_ms, tails: HashMap::new(), state: Vec::new(), producers: Vec::new(), oldest: std::mem::take(&mut *shared.oldest()) };
         let partitions: Vec<Arc<Partition>> = shared.partitions.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         for partition in partitions {
             let inner = partition.read();
@@ -62,17 +68,37 @@ impl FlushPlan {
         plan
     }
 
-    /// What was taken up is due again.
-    fn give_back(&self) {
+    /// What was taken up of some tenants is due again.
+    fn give_back(&self, of: impl Fn(TenantId) -> bool) {
         let mut states = self.shared.states();
-        for (tenant, key, _) in &self.state {
+        for (tenant, key, _) in self.state.iter().filter(|(tenant, key, _)| of(*tenant) && !key.starts_with(&[OWN_STATE, STATE_PRODUCERS])) {
             states.dirty.insert((*tenant, key.clone()));
         }
         drop(states);
-        for partition in &self.producers {
+        for partition in self.producers.iter().filter(|partition| of(partition.tenant)) {
             partition.writer().producers_dirty = true;
         }
+        let mut oldest = self.shared.oldest();
+        for (tenant, name) in self.oldest.iter().filter(|(tenant, _)| of(**tenant)) {
+            oldest.insert(*tenant, *name);
+        }
     }
+}
+
+/// A tail at least this long gets an object of its own, so that deleting its topic frees the disk at once.
+const OWN_OBJECT_BYTES: usize = 4 << 20;
+
+type Tail = (Arc<Partition>, i64, Vec<TailBatch>);
+
+/// What goes into one object each: long tails alone, all short ones together.
+fn objects_of(tails: &[Tail]) -> Vec<Vec<Tail>> {
+    let long = |tail: &&Tail| tail.2.iter().map(TailBatch::size).sum::<usize>() >= OWN_OBJECT_BYTES;
+    let (alone, short): (Vec<&Tail>, Vec<&Tail>) = tails.iter().partition(long);
+    let mut objects: Vec<Vec<Tail>> = alone.into_iter().map(|tail| vec![tail.clone()]).collect();
+    if !short.is_empty() {
+        objects.push(short.into_iter().cloned().collect());
+    }
+    objects
 }
 
 /// Does flushes.
@@ -82,32 +108,78 @@ pub struct Flusher {
     pub metadata: Arc<dyn Metadata>,
     pub cluster: ClusterId,
     pub keys: Mutex<HashMap<TenantId, TenantKeys>>,
+    /// Memory of the last segment, for the next: mapping and clearing it anew costs more than sealing. Holds nothing but
+    /// sealed bytes.
+    pub spare: Mutex<Vec<u8>>,
 }
 
 impl Flusher {
-    /// Carries out a plan; on failure everything in it is due again and nothing is shown.
+    /// Carries out a plan; on failure everything in it is due again and nothing is shown. What one tenant's key keeps
+    /// from being sealed is due again alone.
     pub async fn flush(&self, plan: FlushPlan) -> Result<FlushDone, String> {
-        match self.commit(&plan).await {
-            Ok(()) => Ok(FlushDone { checkpoint: plan.checkpoint }),
-            Err(reason) => {
-                plan.give_back();
-                Err(reason)
-            }
+        let done = self.commit(&plan).await;
+        if done.is_err() {
+            plan.give_back(|_| true);
         }
+        done
     }
 
-    async fn commit(&self, plan: &FlushPlan) -> Result<(), String> {
+    async fn commit(&self, plan: &FlushPlan) -> Result<FlushDone, String> {
         let mut commit = FlushCommit { checkpoint: plan.checkpoint, ..FlushCommit::default() };
-        for (tenant, tails) in &plan.tails {
-            let built = self.put_segment(plan, *tenant, tails).await?;
-            commit.segments.push(built.0);
-            commit.parts.extend(built.1);
+        let mut left: HashMap<TenantId, String> = HashMap::new();
+        let tenants: HashSet<TenantId> = plan.tails.keys().copied().chain(plan.state.iter().map(|(tenant, _, _)| *tenant)).collect();
+        for tenant in tenants {
+            // A tenant whose key is refused keeps its tail; the others' are not held up by it.
+            match self.share(plan, tenant).await {
+                Ok(share) => {
+                    commit.segments.extend(share.segments);
+                    commit.parts.extend(share.parts);
+                    commit.state.extend(share.state);
+                }
+                Err(reason) => drop(left.insert(tenant, reason)),
+            }
         }
-        commit.state = self.seal_state(&plan.state).await?;
+        // Replay must still find what stays behind.
+        for name in left.keys().filter_map(|tenant| plan.oldest.get(tenant)) {
+            commit.checkpoint = commit.checkpoint.min((name.0, name.1.saturating_sub(1)));
+        }
+        let checkpoint = commit.checkpoint;
         let (segments, parts) = (commit.segments.clone(), commit.parts.clone());
-        self.metadata.flush(plan.shared.guard, commit).await.map_err(|error| error.to_string())?;
+        if let Err(error) = self.metadata.flush(plan.shared.guard, commit).await {
+            // The transaction rolled back. What a start would sweep must not fill the disk until then.
+            self.erase(&segments).await;
+            return Err(error.to_string());
+        }
+        plan.give_back(|tenant| left.contains_key(&tenant));
         show(plan, &segments, &parts);
-        Ok(())
+        Ok(FlushDone { checkpoint, left })
+    }
+
+    /// One tenant's part of a commit.
+    async fn share(&self, plan: &FlushPlan, tenant: TenantId) -> Result<FlushCommit, String> {
+        let state: Vec<_> = plan.state.iter().filter(|(owner, _, _)| *owner == tenant).cloned().collect();
+        let mut share = FlushCommit { state: self.seal_state(&state).await?, ..FlushCommit::default() };
+        for tails in objects_of(plan.tails.get(&tenant).map(Vec::as_slice).unwrap_or_default()) {
+            match self.put_segment(plan, tenant, &tails).await {
+                Ok((segment, parts)) => {
+                    share.segments.push(segment);
+                    share.parts.extend(parts);
+                }
+                Err(reason) => {
+                    self.erase(&share.segments).await;
+                    return Err(reason);
+                }
+            }
+        }
+        Ok(share)
+    }
+
+    async fn erase(&self, segments: &[SegmentRow]) {
+        for row in segments {
+            if let Err(error) = self.objects.delete(&object_path(row.tenant, &row.object_id)).await {
+                tracing::warn!(%error, "a segment of a failed flush stays until the next start");
+            }
+        }
     }
 
     async fn put_segment(&self, plan: &FlushPlan, tenant: TenantId, tails: &[(Arc<Partition>, i64, Vec<TailBatch>)]) -> Result<(SegmentRow, Vec<PartRow>), String> {
@@ -121,11 +193,23 @@ impl Flusher {
             now_ms: plan.now_ms,
             partitions: tails.iter().map(|(partition, part_bytes_max, batches)| (partition.id, *part_bytes_max, batches.clone())).collect(),
         };
-        let built = tokio::task::spawn_blocking(move || segment::build(&build, segment_id, &key, &wrapped));
+        let spare = std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner));
+        let built = tokio::task::spawn_blocking(move || segment::build(&build, spare, segment_id, &key, &wrapped));
         let Built { sealed, row, parts } = built.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         let path = object_path(tenant, &row.object_id);
-        self.objects.put(&path, PutPayload::from(sealed.bytes)).await.map_err(|error| error.to_string())?;
+        let bytes = Bytes::from(sealed.bytes);
+        self.objects.put(&path, PutPayload::from(bytes.clone())).await.map_err(|error| error.to_string())?;
+        self.keep(bytes);
         Ok((row, parts))
+    }
+
+    /// Keeps a written segment's memory, unless the store still holds it or it is larger than it is worth.
+    fn keep(&self, written: Bytes) {
+        let Ok(mut written) = written.try_into_mut() else { return };
+        if written.capacity() <= SPARE_BYTES_MAX {
+            written.clear();
+            *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = written.into();
+        }
     }
 
     /// Keys of a tenant's rows, opened once.
@@ -168,7 +252,8 @@ pub fn state_binding(tenant: TenantId, key_index: &[u8; 32]) -> Vec<u8> {
 /// The committed segments take the place of the tails they were made from.
 fn show(plan: &FlushPlan, segments: &[SegmentRow], parts: &[PartRow]) {
     let segments: HashMap<[u8; 32], Arc<Segment>> = segments.iter().map(|row| (row.object_id, Arc::new(Segment::new(row.clone())))).collect();
-    for (partition, _, batches) in plan.tails.values().flatten() {
+    let flushed: HashSet<TenantId> = segments.values().map(|segment| segment.row.tenant).collect();
+    for (partition, _, batches) in plan.tails.values().flatten().filter(|(partition, _, _)| flushed.contains(&partition.tenant)) {
         let mut inner = partition.write();
         let log_start = inner.log_start;
         for part in parts.iter().filter(|part| part.partition == partition.id && part.next_offset > log_start) {

@@ -17,6 +17,8 @@
 
 mod engine;
 mod error;
+#[cfg(test)]
+mod faults;
 mod flush;
 mod keys;
 mod maintenance;

@@ -25,6 +25,9 @@ pub struct Remembered {
 pub struct Producer {
     pub epoch: i16,
     pub batches: VecDeque<Remembered>,
+    /// Without a batch: the sequence number that was refused and must come first. Not stored; a start forgets it, and
+    /// with it every connection that had later batches on their way.
+    pub awaited: Option<i32>,
 }
 
 /// What a check found.
@@ -78,7 +81,8 @@ impl Producers {
             return Ok(Check::Duplicate(*old));
         }
         match producer.batches.back() {
-            None => Ok(Check::Append),
+            None if producer.awaited.is_none_or(|awaited| awaited == batch.base_sequence) => Ok(Check::Append),
+            None => Err(AppendError::OutOfOrderSequence),
             Some(last) if add_sequence(last.last_sequence, 1) == batch.base_sequence => Ok(Check::Append),
             Some(last) if batch.last_sequence() <= last.last_sequence && producer.batches.front().is_some_and(|first| batch.last_sequence() < first.base_sequence) => Err(AppendError::DuplicateSequence),
             Some(_) => Err(AppendError::OutOfOrderSequence),
@@ -94,7 +98,8 @@ impl Producers {
                 self.by_id.remove(&id);
             }
         }
-        let producer = self.by_id.entry(batch.producer_id).or_insert_with(|| Producer { epoch: batch.epoch, batches: VecDeque::new() });
+        let producer = self.by_id.entry(batch.producer_id).or_insert_with(|| Producer { epoch: batch.epoch, batches: VecDeque::new(), awaited: None });
+        producer.awaited = None;
         if producer.epoch != batch.epoch {
             producer.epoch = batch.epoch;
             producer.batches.clear();
@@ -104,6 +109,23 @@ impl Producers {
             producer.batches.pop_front();
         }
         old
+    }
+
+    /// A batch was refused for a passing reason: a producer of which nothing is known must begin with it.
+    pub fn expect(&mut self, batch: &Numbered) {
+        if self.by_id.len() < PRODUCERS_MAX {
+            let fresh = || Producer { epoch: batch.epoch, batches: VecDeque::new(), awaited: Some(batch.base_sequence) };
+            self.by_id.entry(batch.producer_id).or_insert_with(fresh);
+        }
+    }
+
+    /// The same for batches taken back from the newest to the oldest: the oldest one counts.
+    pub fn expect_again(&mut self, batch: &Numbered) {
+        match self.by_id.get_mut(&batch.producer_id) {
+            Some(producer) if producer.batches.is_empty() => producer.awaited = Some(batch.base_sequence),
+            Some(_) => {}
+            None => self.expect(batch),
+        }
     }
 
     /// Puts back what [`Producers::append`] gave.
@@ -118,8 +140,8 @@ impl Producers {
     /// sequence i32, base offset i64, appended i64.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![1];
-        bytes.extend_from_slice(&u32::try_from(self.by_id.len()).unwrap_or(u32::MAX).to_be_bytes());
-        let mut ids: Vec<_> = self.by_id.keys().copied().collect();
+        let mut ids: Vec<_> = self.by_id.iter().filter(|(_, producer)| !producer.batches.is_empty()).map(|(id, _)| *id).collect();
+        bytes.extend_from_slice(&u32::try_from(ids.len()).unwrap_or(u32::MAX).to_be_bytes());
         ids.sort_unstable();
         for id in ids {
             let Some(producer) = self.by_id.get(&id) else { continue };
@@ -157,7 +179,7 @@ impl Producers {
                     appended_ms: i64::from_be_bytes(cursor.take()?),
                 });
             }
-            by_id.insert(id, Producer { epoch, batches: remembered });
+            by_id.insert(id, Producer { epoch, batches: remembered, awaited: None });
         }
         cursor.0.is_empty().then_some(Self { by_id })
     }

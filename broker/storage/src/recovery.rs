@@ -23,6 +23,7 @@ pub struct Recovered {
     pub states: States,
     pub last: (u64, [u8; 32]),
     pub tail_bytes: usize,
+    pub oldest: HashMap<TenantId, (u64, u64)>,
 }
 
 /// What recovery works with.
@@ -45,7 +46,12 @@ impl Recovery<'_> {
         let guard = ShardGuard { shard: self.shard, epoch: row.epoch, writer };
         let sealed_before: HashMap<u64, u64> = self.metadata.sealed_epochs(self.shard).await?.into_iter().collect();
 
-        let mut replayed = Replayed { states: self.load_states().await?, keys: HashMap::new(), last_digest: [0; 32], tail_bytes: 0 };
+        // A lost folder must not pass for an empty log: the checkpoint's file is kept, and every later epoch's.
+        let known = sealed_before.keys().copied().chain([row.checkpoint.0]).filter(|epoch| *epoch >= row.checkpoint.0.max(1));
+        if let Some(missing) = known.filter(|epoch| !epochs.contains(epoch)).min() {
+            return Err(self.damaged(missing, 1, "the epoch's files are missing: put them back, or restore the whole data folder"));
+        }
+        let mut replayed = Replayed { states: self.load_states().await?, keys: HashMap::new(), last_digest: [0; 32], tail_bytes: 0, oldest: HashMap::new() };
         let mut sealed = Vec::new();
         for epoch in epochs.into_iter().filter(|epoch| *epoch >= row.checkpoint.0) {
             let after = if epoch == row.checkpoint.0 { row.checkpoint.1 } else { 0 };
@@ -68,7 +74,7 @@ impl Recovery<'_> {
             },
         })?;
         self.metadata.confirm(guard, sealed).await?;
-        Ok(Recovered { guard, states: replayed.states, last: (1, opening.digest()), tail_bytes: replayed.tail_bytes })
+        Ok(Recovered { guard, states: replayed.states, last: (1, opening.digest()), tail_bytes: replayed.tail_bytes, oldest: replayed.oldest })
     }
 
     fn damaged(&self, epoch: u64, seq: u64, what: &'static str) -> OpenError {
@@ -150,6 +156,7 @@ impl Recovery<'_> {
             let plain = keys
                 .open_section(id, number, section.tenant.to_bytes(), BytesMut::from(section.sealed))
                 .map_err(|_| self.damaged(epoch, seq, "a section does not open: it was altered"))?;
+            replayed.oldest.entry(section.tenant).or_insert((epoch, seq));
             self.replay_section(section.tenant, &plain, replayed).ok_or_else(|| self.damaged(epoch, seq, "an item is malformed"))?;
         }
         Ok(())
@@ -192,6 +199,7 @@ struct Replayed {
     keys: HashMap<(TenantId, Vec<u8>), WalKeys>,
     last_digest: [u8; 32],
     tail_bytes: usize,
+    oldest: HashMap<TenantId, (u64, u64)>,
 }
 
 /// Puts a batch back where it was; one that a segment holds already is passed over. Returns the bytes added to the tail.
@@ -199,7 +207,8 @@ fn replay_batch(partition: &Partition, bytes: Bytes, appended_ms: i64) -> Option
     let stored = batch::split(bytes).next()?.ok()?;
     let header = stored.header;
     let mut writer = partition.writer();
-    if header.base_offset < writer.next_offset {
+    // By its end: a deletion may have moved the log start into the middle of a batch that only the log holds.
+    if header.last_offset() < writer.next_offset {
         return Some(0);
     }
     if header.producer_id >= 0 {

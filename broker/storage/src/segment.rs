@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -13,7 +14,7 @@ use schloss_core::{ClusterId, PartitionId, TenantId, TopicId};
 use schloss_crypto::segment::{FrameFacts, FrameRef, HEAD_BYTES, ObjectExpectation, SealedSegment, SegmentHeader, SegmentOpener, SegmentWriter, new_object_id};
 use schloss_crypto::{DataKey, EncryptionContext, KeyVault, Purpose, SealError, WrappedKey};
 use schloss_metadata::{PartRow, SegmentRow};
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use crate::error::ReadError;
 use crate::partition::TailBatch;
@@ -21,6 +22,9 @@ use crate::producer::Cursor;
 
 /// A frame is closed when it holds this much; a larger batch stands alone in its own.
 pub const FRAME_BYTES: usize = 64 * 1024;
+
+/// A data key is held no longer than this after the vault gave it.
+const KEY_AGE: Duration = Duration::from_secs(300);
 
 /// One frame of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +48,8 @@ pub struct Opened {
 pub struct Segment {
     pub row: SegmentRow,
     pub path: Path,
-    opened: OnceCell<Arc<Opened>>,
+    /// With the time of its opening. The lock of tokio: one opens, the others wait for that.
+    opened: Mutex<Option<(Instant, Arc<Opened>)>>,
 }
 
 /// Where a segment's object is.
@@ -56,12 +61,22 @@ pub fn object_path(tenant: TenantId, object_id: &[u8; 32]) -> Path {
 impl Segment {
     pub fn new(row: SegmentRow) -> Self {
         let path = object_path(row.tenant, &row.object_id);
-        Self { row, path, opened: OnceCell::new() }
+        Self { row, path, opened: Mutex::new(None) }
     }
 
-    /// Opens header and footer, once.
+    /// Opens header and footer; again when the key was last proved five minutes ago, so that a key refused since then
+    /// opens nothing.
     pub async fn open(&self, objects: &dyn ObjectStore, vault: &dyn KeyVault, cluster: ClusterId) -> Result<Arc<Opened>, ReadError> {
-        self.opened.get_or_try_init(|| self.read_index(objects, vault, cluster)).await.cloned()
+        let mut held = self.opened.lock().await;
+        if let Some((since, opened)) = &*held
+            && since.elapsed() < KEY_AGE
+        {
+            return Ok(Arc::clone(opened));
+        }
+        *held = None;
+        let opened = self.read_index(objects, vault, cluster).await?;
+        *held = Some((Instant::now(), Arc::clone(&opened)));
+        Ok(opened)
     }
 
     async fn read_index(&self, objects: &dyn ObjectStore, vault: &dyn KeyVault, cluster: ClusterId) -> Result<Arc<Opened>, ReadError> {
@@ -101,8 +116,8 @@ pub struct Built {
     pub parts: Vec<PartRow>,
 }
 
-/// Seals one tenant's tails into one segment. CPU only.
-pub fn build(build: &Build, segment: [u8; 16], key: &DataKey, wrapped: &WrappedKey) -> Result<Built, SealError> {
+/// Seals one tenant's tails into one segment, in the memory of `buffer`. CPU only.
+pub fn build(build: &Build, buffer: Vec<u8>, segment: [u8; 16], key: &DataKey, wrapped: &WrappedKey) -> Result<Built, SealError> {
     let object_id = new_object_id();
     let largest = build.partitions.iter().flat_map(|(_, _, batches)| batches).map(TailBatch::size).max().unwrap_or(0);
     let header = SegmentHeader {
@@ -115,7 +130,7 @@ pub fn build(build: &Build, segment: [u8; 16], key: &DataKey, wrapped: &WrappedK
         frame_bytes_max: u32::try_from(largest.max(FRAME_BYTES)).unwrap_or(u32::MAX),
         key_id: segment,
     };
-    let mut writer = SegmentWriter::new(key, header, wrapped)?;
+    let mut writer = SegmentWriter::new_in(buffer, key, header, wrapped)?;
     let all: usize = build.partitions.iter().flat_map(|(_, _, batches)| batches).map(TailBatch::size).sum();
     writer.reserve(all.saturating_add(all / 512).saturating_add(FRAME_BYTES));
     let mut index = Vec::new();

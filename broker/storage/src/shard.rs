@@ -116,6 +116,8 @@ pub struct ShardShared {
     pub abandoned: AtomicBool,
     /// Bytes of durable batches not yet in segments.
     pub tail_bytes: AtomicUsize,
+    /// Per tenant the first entry that holds something not flushed: (epoch, sequence number).
+    pub oldest: Mutex<HashMap<TenantId, (u64, u64)>>,
 }
 
 impl ShardShared {
@@ -132,6 +134,10 @@ impl ShardShared {
     /// Batches left the tail.
     pub fn left_tail(&self, bytes: usize) {
         self.tail_bytes.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    pub fn oldest(&self) -> std::sync::MutexGuard<'_, HashMap<TenantId, (u64, u64)>> {
+        self.oldest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn states(&self) -> std::sync::MutexGuard<'_, States> {
@@ -176,6 +182,7 @@ enum Publish {
 struct Undo {
     partition: Arc<Partition>,
     next_offset: i64,
+    numbered: Option<Numbered>,
     producer: Option<(i64, Option<Producer>)>,
     epoch_listed: bool,
 }
@@ -192,6 +199,8 @@ struct Run {
     flushing: bool,
     flush_failed: Option<Instant>,
     flush_waiters: Vec<oneshot::Sender<Result<(), AppendError>>>,
+    /// Tenants whose share of the last flush could not be sealed: they may not fill a tail that others need.
+    unflushed: HashSet<TenantId>,
     oldest_unflushed: Option<Instant>,
     closing: Option<oneshot::Sender<()>>,
 }
@@ -211,6 +220,7 @@ pub fn run(shard: Shard) {
         flushing: false,
         flush_failed: None,
         flush_waiters: Vec::new(),
+        unflushed: HashSet::new(),
         oldest_unflushed,
         closing: None,
     };
@@ -232,8 +242,8 @@ impl Run {
                 Err(_) => break,
             }
         }
-        self.write();
         self.renew_keys();
+        self.write();
         if self.closing.is_none() && self.flush_due() {
             self.start_flush();
         }
@@ -250,6 +260,7 @@ impl Run {
         match command {
             Command::Key { tenant, outcome } => self.take_key(tenant, outcome),
             Command::Flushed(outcome) => self.flushed(outcome),
+            Command::FlushNow(reply) if self.shard.shared.stopped.load(Ordering::Acquire) => drop(reply.send(Err(AppendError::Stopped))),
             Command::FlushNow(reply) => self.flush_waiters.push(reply),
             Command::Close(reply) => self.closing = Some(reply),
             command => self.gather(command),
@@ -265,6 +276,13 @@ impl Run {
         };
         if self.shard.shared.stopped.load(Ordering::Acquire) {
             return refuse(command, &AppendError::Stopped);
+        }
+        if self.unflushed.contains(&tenant) {
+            return refuse(command, &AppendError::Key);
+        }
+        // INVARIANT: who came later never passes who is held, also when room appears before the flush is told of.
+        if !self.held.is_empty() {
+            return self.held.push_back(command);
         }
         if self.shard.shared.tail_bytes() >= self.shard.limits.tail_bytes_max {
             // Slow is better than full while a flush is on its way; refusing early is better than waiting for none.
@@ -374,6 +392,9 @@ impl Run {
                 tracing::error!(shard = self.shard.shared.id.0, %error, "a write has an unknown outcome; the shard stops until the next start");
                 self.shard.shared.stopped.store(true, Ordering::Release);
                 self.give_back(publish, undo, &AppendError::Stopped);
+                // Nothing will ever be written or flushed for those who wait.
+                std::mem::take(&mut self.held).into_iter().for_each(|command| refuse(command, &AppendError::Stopped));
+                std::mem::take(&mut self.flush_waiters).into_iter().for_each(|waiter| drop(waiter.send(Err(AppendError::Stopped))));
             }
         }
     }
@@ -458,6 +479,16 @@ impl Run {
 
     /// Everything in the entry is durable: show it, count it, answer.
     fn publish(&mut self, publish: Vec<Publish>) {
+        let name = (self.shard.shared.epoch, self.shard.last.0);
+        let mut oldest = self.shard.shared.oldest();
+        for one in &publish {
+            match one {
+                Publish::Append { partition, .. } => drop(oldest.entry(partition.tenant).or_insert(name)),
+                Publish::State { tenant, .. } => drop(oldest.entry(*tenant).or_insert(name)),
+                Publish::Repeated { .. } => {}
+            }
+        }
+        drop(oldest);
         let mut woken: Vec<Arc<Partition>> = Vec::new();
         let mut replies = Vec::with_capacity(publish.len());
         for one in publish {
@@ -502,6 +533,10 @@ impl Run {
             if let Some((id, old)) = undo.producer {
                 writer.producers.undo(id, old);
             }
+            // In reverse: the first of the entry's batches is the one expected in the end.
+            if let Some(numbered) = &undo.numbered {
+                writer.producers.expect_again(numbered);
+            }
         }
         for one in publish {
             match one {
@@ -516,7 +551,7 @@ impl Run {
         if self.flushing || self.shard.shared.stopped.load(Ordering::Acquire) {
             return false;
         }
-        if self.flush_failed.is_some_and(|at| at.elapsed() < FLUSH_RETRY) {
+        if self.flush_failed.is_some_and(|at| at.elapsed() < FLUSH_RETRY) && self.flush_waiters.is_empty() {
             return false;
         }
         let old = self.oldest_unflushed.is_some_and(|since| since.elapsed() >= self.shard.limits.flush_every);
@@ -539,11 +574,16 @@ impl Run {
         let waiters = std::mem::take(&mut self.flush_waiters);
         match outcome {
             Ok(done) => {
-                self.flush_failed = None;
                 if let Err(error) = self.shard.wal.collect(done.checkpoint) {
                     tracing::warn!(%error, "write-ahead log files behind the checkpoint could not be recycled");
                 }
-                waiters.into_iter().for_each(|waiter| drop(waiter.send(Ok(()))));
+                let answer = if done.left.is_empty() { Ok(()) } else { Err(AppendError::Key) };
+                self.flush_failed = (!done.left.is_empty()).then(Instant::now);
+                for (tenant, reason) in &done.left {
+                    tracing::warn!(shard = self.shard.shared.id.0, %tenant, reason, "a tenant's tail could not be flushed and is tried again");
+                }
+                self.unflushed = done.left.into_keys().collect();
+                waiters.into_iter().for_each(|waiter| drop(waiter.send(answer.clone())));
             }
             Err(reason) => {
                 tracing::error!(shard = self.shard.shared.id.0, reason, "a flush failed and is tried again; nothing is lost");
@@ -593,12 +633,7 @@ impl ShardShared {
             return drop(reply.send(Err(AppendError::UnknownPartition)));
         }
         let facts = *batch.facts();
-        let numbered = facts.producer.map(|producer| Numbered {
-            producer_id: producer.id,
-            epoch: producer.epoch,
-            base_sequence: producer.base_sequence,
-            last_offset_delta: facts.last_offset_delta,
-        });
+        let numbered = numbered(&batch);
         let mut writer = partition.writer();
         if let Some(numbered) = &numbered {
             match writer.producers.check(numbered) {
@@ -618,7 +653,7 @@ impl ShardShared {
         writer.next_offset = last_offset.saturating_add(1);
         writer.epoch_listed = true;
         drop(writer);
-        undo.push(Undo { partition: Arc::clone(&partition), next_offset: base_offset, producer, epoch_listed: was_listed });
+        undo.push(Undo { partition: Arc::clone(&partition), next_offset: base_offset, numbered, producer, epoch_listed: was_listed });
         if !was_listed {
             let record = self.list_epoch(&partition, base_offset);
             entry::put_state(body, &record.key, record.value.as_deref());
@@ -649,9 +684,26 @@ pub fn own_key(kind: u8, partition: &Partition) -> Bytes {
     [&[OWN_STATE, kind][..], &partition.id.topic.to_bytes(), &partition.id.index.to_be_bytes()].concat().into()
 }
 
+fn numbered(batch: &ValidBatch) -> Option<Numbered> {
+    let facts = batch.facts();
+    facts.producer.map(|producer| Numbered {
+        producer_id: producer.id,
+        epoch: producer.epoch,
+        base_sequence: producer.base_sequence,
+        last_offset_delta: facts.last_offset_delta,
+    })
+}
+
+/// Refuses for a passing reason. An unknown producer must come again with this batch before any later one: else a later
+/// one would be taken, and the retry of this one for a repetition.
 fn refuse(command: Command, error: &AppendError) {
     match command {
-        Command::Append { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Command::Append { partition, batch, reply, .. } => {
+            if let Some(numbered) = numbered(&batch) {
+                partition.writer().producers.expect(&numbered);
+            }
+            drop(reply.send(Err(error.clone())));
+        }
         Command::State { reply, .. } => drop(reply.send(Err(error.clone()))),
         _ => {}
     }

@@ -108,9 +108,9 @@ static FETCH_REPLICA_STATE: Layout = Layout {
 static LIST_OFFSETS_LIST_OFFSETS_PARTITION: Layout = Layout {
     flexible_since: 6,
     fields: &[
-        Field { since: 1, until: 10, shape: Shape::Fixed(4) }, // partition_index
-        Field { since: 4, until: 10, shape: Shape::Fixed(4) }, // current_leader_epoch
-        Field { since: 1, until: 10, shape: Shape::Fixed(8) }, // timestamp
+        Field { since: 1, until: 11, shape: Shape::Fixed(4) }, // partition_index
+        Field { since: 4, until: 11, shape: Shape::Fixed(4) }, // current_leader_epoch
+        Field { since: 1, until: 11, shape: Shape::Fixed(8) }, // timestamp
     ],
     tagged: &[
     ],
@@ -119,10 +119,10 @@ static LIST_OFFSETS_LIST_OFFSETS_PARTITION: Layout = Layout {
 static LIST_OFFSETS: Layout = Layout {
     flexible_since: 6,
     fields: &[
-        Field { since: 1, until: 10, shape: Shape::Fixed(4) }, // replica_id
-        Field { since: 2, until: 10, shape: Shape::Fixed(1) }, // isolation_level
-        Field { since: 1, until: 10, shape: Shape::Array { nullable: false, element: &Shape::Struct(&LIST_OFFSETS_LIST_OFFSETS_TOPIC) } }, // topics
-        Field { since: 10, until: 10, shape: Shape::Fixed(4) }, // timeout_ms
+        Field { since: 1, until: 11, shape: Shape::Fixed(4) }, // replica_id
+        Field { since: 2, until: 11, shape: Shape::Fixed(1) }, // isolation_level
+        Field { since: 1, until: 11, shape: Shape::Array { nullable: false, element: &Shape::Struct(&LIST_OFFSETS_LIST_OFFSETS_TOPIC) } }, // topics
+        Field { since: 10, until: 11, shape: Shape::Fixed(4) }, // timeout_ms
     ],
     tagged: &[
     ],
@@ -131,8 +131,8 @@ static LIST_OFFSETS: Layout = Layout {
 static LIST_OFFSETS_LIST_OFFSETS_TOPIC: Layout = Layout {
     flexible_since: 6,
     fields: &[
-        Field { since: 1, until: 10, shape: Shape::Text { nullable: false } }, // name
-        Field { since: 1, until: 10, shape: Shape::Array { nullable: false, element: &Shape::Struct(&LIST_OFFSETS_LIST_OFFSETS_PARTITION) } }, // partitions
+        Field { since: 1, until: 11, shape: Shape::Text { nullable: false } }, // name
+        Field { since: 1, until: 11, shape: Shape::Array { nullable: false, element: &Shape::Struct(&LIST_OFFSETS_LIST_OFFSETS_PARTITION) } }, // partitions
     ],
     tagged: &[
     ],
@@ -163,12 +163,12 @@ static METADATA_METADATA_REQUEST_TOPIC: Layout = Layout {
 static OFFSET_COMMIT: Layout = Layout {
     flexible_since: 8,
     fields: &[
-        Field { since: 2, until: 9, shape: Shape::Text { nullable: false } }, // group_id
-        Field { since: 2, until: 9, shape: Shape::Fixed(4) }, // generation_id_or_member_epoch
-        Field { since: 2, until: 9, shape: Shape::Text { nullable: false } }, // member_id
-        Field { since: 7, until: 9, shape: Shape::Text { nullable: true } }, // group_instance_id
+        Field { since: 2, until: 10, shape: Shape::Text { nullable: false } }, // group_id
+        Field { since: 2, until: 10, shape: Shape::Fixed(4) }, // generation_id_or_member_epoch
+        Field { since: 2, until: 10, shape: Shape::Text { nullable: false } }, // member_id
+        Field { since: 7, until: 10, shape: Shape::Text { nullable: true } }, // group_instance_id
         Field { since: 2, until: 4, shape: Shape::Fixed(8) }, // retention_time_ms
-        Field { since: 2, until: 9, shape: Shape::Array { nullable: false, element: &Shape::Struct(&OFFSET_COMMIT_OFFSET_COMMIT_REQUEST_TOPIC) } }, // topics
+        Field { since: 2, until: 10, shape: Shape::Array { nullable: false, element: &Shape::Struct(&OFFSET_COMMIT_OFFSET_COMMIT_REQUEST_TOPIC) } }, // topics
     ],
     tagged: &[
     ],
@@ -177,10 +177,10 @@ static OFFSET_COMMIT: Layout = Layout {
 static OFFSET_COMMIT_OFFSET_COMMIT_REQUEST_PARTITION: Layout = Layout {
     flexible_since: 8,
     fields: &[
-        Field { since: 2, until: 9, shape: Shape::Fixed(4) }, // partition_index
-        Field { since: 2, until: 9, shape: Shape::Fixed(8) }, // committed_offset
-        Field { since: 6, until: 9, shape: Shape::Fixed(4) }, // committed_leader_epoch
-        Field { since: 2, until: 9, shape: Shape::Text { nullable: true } }, // committed_metadata
+        Field { since: 2, until: 10, shape: Shape::Fixed(4) }, // partition_index
+        Field { since: 2, until: 10, shape: Shape::Fixed(8) }, // committed_offset
+        Field { since: 6, until: 10, shape: Shape::Fixed(4) }, // committed_leader_epoch
+        Field { since: 2, until: 10, shape: Shape::Text { nullable: true } }, // committed_metadata
     ],
     tagged: &[
     ],
@@ -190,7 +190,8 @@ static OFFSET_COMMIT_OFFSET_COMMIT_REQUEST_TOPIC: Layout = Layout {
     flexible_since: 8,
     fields: &[
         Field { since: 2, until: 9, shape: Shape::Text { nullable: false } }, // name
-        Field { since: 2, until: 9, shape: Shape::Array { nullable: false, element: &Shape::Struct(&OFFSET_COMMIT_OFFSET_COMMIT_REQUEST_PARTITION) } }, // partitions
+        Field { since: 10, until: 10, shape: Shape::Fixed(16) }, // topic_id
+        Field { since: 2, until: 10, shape: Shape::Array { nullable: false, element: &Shape::Struct(&OFFSET_COMMIT_OFFSET_COMMIT_REQUEST_PARTITION) } }, // partitions
     ],
     tagged: &[
     ],
@@ -201,8 +202,8 @@ static OFFSET_FETCH: Layout = Layout {
     fields: &[
         Field { since: 1, until: 7, shape: Shape::Text { nullable: false } }, // group_id
         Field { since: 1, until: 7, shape: Shape::Array { nullable: true, element: &Shape::Struct(&OFFSET_FETCH_OFFSET_FETCH_REQUEST_TOPIC) } }, // topics
-        Field { since: 8, until: 9, shape: Shape::Array { nullable: false, element: &Shape::Struct(&OFFSET_FETCH_OFFSET_FETCH_REQUEST_GROUP) } }, // groups
-        Field { since: 7, until: 9, shape: Shape::Fixed(1) }, // require_stable
+        Field { since: 8, until: 10, shape: Shape::Array { nullable: false, element: &Shape::Struct(&OFFSET_FETCH_OFFSET_FETCH_REQUEST_GROUP) } }, // groups
+        Field { since: 7, until: 10, shape: Shape::Fixed(1) }, // require_stable
     ],
     tagged: &[
     ],
@@ -211,10 +212,10 @@ static OFFSET_FETCH: Layout = Layout {
 static OFFSET_FETCH_OFFSET_FETCH_REQUEST_GROUP: Layout = Layout {
     flexible_since: 6,
     fields: &[
-        Field { since: 8, until: 9, shape: Shape::Text { nullable: false } }, // group_id
-        Field { since: 9, until: 9, shape: Shape::Text { nullable: true } }, // member_id
-        Field { since: 9, until: 9, shape: Shape::Fixed(4) }, // member_epoch
-        Field { since: 8, until: 9, shape: Shape::Array { nullable: true, element: &Shape::Struct(&OFFSET_FETCH_OFFSET_FETCH_REQUEST_TOPICS) } }, // topics
+        Field { since: 8, until: 10, shape: Shape::Text { nullable: false } }, // group_id
+        Field { since: 9, until: 10, shape: Shape::Text { nullable: true } }, // member_id
+        Field { since: 9, until: 10, shape: Shape::Fixed(4) }, // member_epoch
+        Field { since: 8, until: 10, shape: Shape::Array { nullable: true, element: &Shape::Struct(&OFFSET_FETCH_OFFSET_FETCH_REQUEST_TOPICS) } }, // topics
     ],
     tagged: &[
     ],
@@ -234,7 +235,8 @@ static OFFSET_FETCH_OFFSET_FETCH_REQUEST_TOPICS: Layout = Layout {
     flexible_since: 6,
     fields: &[
         Field { since: 8, until: 9, shape: Shape::Text { nullable: false } }, // name
-        Field { since: 8, until: 9, shape: Shape::Array { nullable: false, element: &Shape::Fixed(4) } }, // partition_indexes
+        Field { since: 10, until: 10, shape: Shape::Fixed(16) }, // topic_id
+        Field { since: 8, until: 10, shape: Shape::Array { nullable: false, element: &Shape::Fixed(4) } }, // partition_indexes
     ],
     tagged: &[
     ],
@@ -569,8 +571,8 @@ static ALTER_CONFIGS_ALTERABLE_CONFIG: Layout = Layout {
 static DESCRIBE_LOG_DIRS_DESCRIBABLE_LOG_DIR_TOPIC: Layout = Layout {
     flexible_since: 2,
     fields: &[
-        Field { since: 1, until: 4, shape: Shape::Text { nullable: false } }, // topic
-        Field { since: 1, until: 4, shape: Shape::Array { nullable: false, element: &Shape::Fixed(4) } }, // partitions
+        Field { since: 1, until: 5, shape: Shape::Text { nullable: false } }, // topic
+        Field { since: 1, until: 5, shape: Shape::Array { nullable: false, element: &Shape::Fixed(4) } }, // partitions
     ],
     tagged: &[
     ],
@@ -579,7 +581,7 @@ static DESCRIBE_LOG_DIRS_DESCRIBABLE_LOG_DIR_TOPIC: Layout = Layout {
 static DESCRIBE_LOG_DIRS: Layout = Layout {
     flexible_since: 2,
     fields: &[
-        Field { since: 1, until: 4, shape: Shape::Array { nullable: true, element: &Shape::Struct(&DESCRIBE_LOG_DIRS_DESCRIBABLE_LOG_DIR_TOPIC) } }, // topics
+        Field { since: 1, until: 5, shape: Shape::Array { nullable: true, element: &Shape::Struct(&DESCRIBE_LOG_DIRS_DESCRIBABLE_LOG_DIR_TOPIC) } }, // topics
     ],
     tagged: &[
     ],

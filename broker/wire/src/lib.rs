@@ -25,6 +25,7 @@ pub mod frame;
 // As its generator writes it.
 #[rustfmt::skip]
 mod layout_table;
+mod newer;
 pub mod request;
 pub mod response;
 pub mod versions;

@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes};
 use kafka_protocol::messages::{ApiKey, RequestKind};
 use kafka_protocol::protocol::StrBytes;
 
-use crate::{layout_table, versions, walk};
+use crate::{layout_table, newer, versions, walk};
 
 pub use crate::walk::{ELEMENTS_MAX, WalkError};
 
@@ -85,7 +85,7 @@ pub fn parse(frame: Bytes) -> Result<Request, ParseError> {
     let layout = layout_table::of_request(api_key).ok_or(undecodable)?;
     walk::body(layout, api_version, &body).map_err(|error| ParseError::Body { api_key, api_version, error })?;
     let key = ApiKey::try_from(api_key).map_err(|()| undecodable)?;
-    let body_kind = RequestKind::decode(key, &mut body, api_version).map_err(|_| undecodable)?;
+    let body_kind = newer::decode(key, api_version, &mut body).ok_or(undecodable)?;
     if body.has_remaining() {
         return Err(undecodable);
     }

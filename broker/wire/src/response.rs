@@ -12,6 +12,7 @@ use kafka_protocol::messages::{ApiKey, ApiVersionsResponse, ResponseHeader, Resp
 use kafka_protocol::protocol::Encodable;
 use schloss_core::ErrorCode;
 
+use crate::newer;
 use crate::request::API_VERSIONS;
 use crate::versions::{self, ApiRange};
 
@@ -50,7 +51,8 @@ pub fn encode(api_key: i16, api_version: i16, correlation_id: i32, body: &Respon
     let mut frame = BytesMut::with_capacity(256);
     frame.put_u32(0);
     put_header(&mut frame, api_key, api_version, correlation_id)?;
-    body.encode(&mut frame, api_version).map_err(|_| EncodeError::Body { api_key, api_version })?;
+    let key = ApiKey::try_from(api_key).map_err(|()| EncodeError::ApiKey { api_key })?;
+    newer::encode(key, api_version, body, &mut frame).ok_or(EncodeError::Body { api_key, api_version })?;
     let length = frame.len().saturating_sub(4);
     put_length(&mut frame, length)?;
     Ok(frame.freeze())

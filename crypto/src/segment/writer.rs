@@ -73,8 +73,17 @@ impl SegmentWriter {
     /// # Errors
     /// [`SealError::TooLong`] when the wrapped key does not fit the key slot.
     pub fn new(key: &DataKey, header: SegmentHeader, wrapped: &WrappedKey) -> Result<Self, SealError> {
+        Self::new_in(Vec::new(), key, header, wrapped)
+    }
+
+    /// Begins an object in the memory of `buffer`; what is in it is forgotten.
+    ///
+    /// # Errors
+    /// As [`SegmentWriter::new`].
+    pub fn new_in(buffer: Vec<u8>, key: &DataKey, header: SegmentHeader, wrapped: &WrappedKey) -> Result<Self, SealError> {
         let root = Root::new(key, &header.object_id);
-        let mut out = Vec::new();
+        let mut out = buffer;
+        out.clear();
         header::write_head(&header, &root, wrapped, &mut out)?;
         Ok(Self {
             header,
@@ -89,7 +98,7 @@ impl SegmentWriter {
 
     /// Makes room for `bytes` more, so that a caller who knows the size avoids regrowth.
     pub fn reserve(&mut self, bytes: usize) {
-        self.out.reserve(bytes);
+        self.out.reserve_exact(bytes);
     }
 
     /// Bytes of the object so far, footer excluded.

@@ -209,6 +209,104 @@ async fn cluster_stream_cut_back_or_forked_contradicts_a_checkpoint_kept_elsewhe
 }
 
 #[tokio::test]
+async fn cluster_stream_cut_emptied_or_gone_contradicts_the_copy_of_its_checkpoint() {
+    let world = World::new();
+    let key = world.closed_log().await;
+    let path = world.file(CLUSTER_STREAM);
+    let text = fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    for kept in 0..lines.len() {
+        fs::write(&path, lines[..kept].concat()).unwrap();
+        let fault = world.judge(&key).first_fault().unwrap_or_else(|| panic!("{kept} lines kept")).clone();
+        assert_eq!((fault.file, fault.kind), (path.clone(), FaultKind::CutOff { expected: lines.len() as u64 - 1 }));
+        assert!(world.try_open(world.config()).await.is_err(), "{kept} lines kept");
+    }
+    fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    assert!(matches!(world.judge(&key).first_fault().unwrap().kind, FaultKind::CutOff { .. }));
+    assert!(matches!(world.try_open(world.config()).await.unwrap_err(), AuditError::CutOff { .. }));
+}
+
+#[tokio::test]
+async fn copy_of_the_newest_checkpoint_altered_or_gone_is_named() {
+    let world = World::new();
+    let key = world.closed_log().await;
+    let path = world.folder.path().join("newest-checkpoint.json");
+    let good = fs::read(&path).unwrap();
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        fs::write(&path, &bad).unwrap();
+        let report = world.judge(&key);
+        assert_eq!(report.first_fault().map(|fault| &fault.file), Some(&path), "byte {at}");
+    }
+    assert!(matches!(world.try_open(world.config()).await.unwrap_err(), AuditError::Broken { .. }));
+    fs::remove_file(&path).unwrap();
+    assert_eq!(world.judge(&key).first_fault().unwrap().kind, FaultKind::MissingFile);
+    assert!(world.try_open(world.config()).await.is_err());
+}
+
+#[tokio::test]
+async fn chain_written_anew_without_the_key_is_not_signed_at_the_next_start() {
+    let world = World::new();
+    world.closed_log().await;
+    let path = world.file("000000000001");
+    let mut lines: Vec<String> = fs::read_to_string(&path).unwrap().lines().map(str::to_owned).collect();
+    lines.swap(2, 3);
+    // With its checkpoints, and without them.
+    for keep_checkpoints in [true, false] {
+        let mut lines = lines.clone();
+        if !keep_checkpoints {
+            for line in lines.iter_mut().filter(|line| line.contains("checkpoint")) {
+                *line = line.split_once("\"kind\"").unwrap().0.to_owned() + "\"kind\":\"event\",\"sealed\":\"AAAA\"}";
+            }
+        }
+        rechain(&mut lines);
+        fs::write(&path, lines.join("\n") + "\n").unwrap();
+        assert!(matches!(world.try_open(world.config()).await.unwrap_err(), AuditError::Broken { .. }));
+    }
+}
+
+#[tokio::test]
+async fn log_killed_after_every_line_counts_its_events_right() {
+    let world = World::new();
+    let config = AuditConfig { file_bytes_max: 3000, checkpoint_events: 1000, ..world.config() };
+    let log = world.try_open(config.clone()).await.unwrap();
+    let key = log.public_key();
+    for n in 0..12 {
+        log.record(refusal(1, &format!("topic-{n}"))).await.unwrap();
+        // What a kill here would leave behind.
+        let killed = World { folder: tempfile::tempdir().unwrap(), vault: Arc::clone(&world.vault), clock: Arc::clone(&world.clock) };
+        copy(world.folder.path(), killed.folder.path());
+        let again = killed.try_open(AuditConfig { folder: killed.folder.path().to_owned(), ..config.clone() }).await.unwrap();
+        again.close().await.unwrap();
+        assert!(killed.judge(&key).is_good(), "after {n}: {:?}", killed.judge(&key).first_fault());
+    }
+    assert!(crate::stream::files(&world.folder.path().join("000000000001")).unwrap().len() > 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_that_is_being_written_verifies() {
+    let world = World::new();
+    let log = world.try_open(AuditConfig { checkpoint_events: 3, file_bytes_max: 20_000, ..world.config() }).await.unwrap();
+    let key = log.public_key();
+    let writer = tokio::spawn({
+        let log = Arc::clone(&log);
+        async move {
+            for n in 0..200 {
+                log.record(refusal(n % 5, "topic")).await.unwrap();
+                if n % 10 == 0 {
+                    log.checkpoint().await.unwrap();
+                }
+            }
+        }
+    });
+    while !writer.is_finished() {
+        assert!(world.judge(&key).is_good(), "{:?}", world.judge(&key).first_fault());
+    }
+    writer.await.unwrap();
+}
+
+#[tokio::test]
 async fn files_are_rotated_and_chained_and_a_missing_one_is_named() {
     let world = World::new();
     let config = AuditConfig { file_bytes_max: 2000, ..world.config() };
@@ -283,7 +381,7 @@ async fn log_that_was_killed_opens_and_every_stream_is_signed_and_named_again() 
         fs::create_dir(killed.folder.path().join(entry)).unwrap();
         fs::copy(world.file(entry), killed.file(entry)).unwrap();
     }
-    for entry in ["signing-key.json", "public-key.pem"] {
+    for entry in ["signing-key.json", "public-key.pem", "newest-checkpoint.json"] {
         fs::copy(world.folder.path().join(entry), killed.folder.path().join(entry)).unwrap();
     }
     let again = killed.open().await;
@@ -389,6 +487,15 @@ fn count_key(resource: &str) -> CountKey {
         action: "kafka-cluster:WriteData".into(),
         resource: resource.into(),
         statement: None,
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() { copy(&path, &target) } else { fs::copy(&path, &target).map(drop).unwrap() }
     }
 }
 

@@ -326,4 +326,48 @@ mod tests {
         wal.collect((2, 1)).unwrap();
         assert_eq!(wal.epochs().unwrap(), [2]);
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 64, ..Default::default() })]
+        #[test]
+        fn torn_write_over_an_old_file_loses_no_synced_entry(
+            sizes in proptest::collection::vec(1_usize..3000, 1..12),
+            torn in 1_usize..9000,
+            seed in proptest::prelude::any::<u64>(),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let mut wal = FileWal::new(folder.path(), 7, 64 * 1024).unwrap();
+            // A former life of the file, so that what follows the end is not zeros.
+            for seq in 1..=20 {
+                wal.create(1, seq, &entry(1, seq, &[seq as u8; 3000])).unwrap();
+            }
+            wal.create(2, 1, &entry(2, 1, &[])).unwrap();
+            wal.collect((2, 0)).unwrap();
+            let mut wal = FileWal::new(folder.path(), 7, 64 * 1024).unwrap();
+            for (seq, size) in (1..).zip(&sizes) {
+                wal.create(3, seq, &entry(3, seq, &vec![seq as u8; *size])).unwrap();
+            }
+            // The power goes during the next write: of its sectors some are there, by seed.
+            let path = wal.files().unwrap().pop().unwrap().path;
+            let mut content = std::fs::read(&path).unwrap();
+            let end: usize = sizes.iter().map(|size| size + HEADER_BYTES).sum();
+            let next = entry(3, sizes.len() as u64 + 1, &vec![0xee; torn]);
+            let mut dice = seed;
+            for at in 0..next.len() {
+                let place = end + at;
+                if place % 512 == 0 || at == 0 {
+                    dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                }
+                if dice >> 63 == 1 {
+                    content[place] = next[at];
+                }
+            }
+            std::fs::write(&path, &content).unwrap();
+            let replay = wal.replay(3, 0).unwrap();
+            proptest::prop_assert_eq!(replay.end, ReplayEnd::Open);
+            let found = seqs(&replay);
+            let synced: Vec<u64> = (1..=sizes.len() as u64).collect();
+            proptest::prop_assert!(found == synced || (found.len() == synced.len() + 1 && content[end..end + next.len()] == next[..]), "{:?}", found);
+        }
+    }
 }
