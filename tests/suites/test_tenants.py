@@ -152,13 +152,17 @@ def test_a_fetch_session_of_another_connection_and_tenant_is_unknown(broker, thi
         assert int(taken.error_code) in (70, 71) and not taken.responses  # FETCH_SESSION_ID_NOT_FOUND, INVALID_FETCH_SESSION_EPOCH
 
 
-def test_a_producer_id_of_another_tenant_is_not_accepted_as_known(broker, things):
+def test_a_producer_id_of_another_tenant_is_as_unknown_as_one_that_never_was(broker, things):
     from suites.test_idempotence import batch as make, produce_raw, producer_id
     with wire.Raw(broker, "acme") as acme:
         pid, epoch = producer_id(acme)
         assert produce_raw(acme, OTHER, make([b"a"], pid, epoch, 0))[0] == 0
     with wire.Raw(broker, "globex") as globex:
-        assert produce_raw(globex, OWN, make([b"b"], pid, epoch, 1))[0] != 0
+        foreign = produce_raw(globex, OWN, make([b"b"], pid, epoch, 1))[0]
+        absent = produce_raw(globex, OWN, make([b"b"], pid ^ 0x5a5a, epoch, 1))[0]
+        assert foreign == absent
+    with wire.Raw(broker, "acme") as acme:  # and its owner goes on undisturbed
+        assert produce_raw(acme, OTHER, make([b"c"], pid, epoch, 1))[0] == 0
 
 
 class TestRoles:

@@ -83,7 +83,12 @@ pub fn parse(frame: Bytes) -> Result<Request, ParseError> {
     let (api_key, api_version) = (header.api_key, header.api_version);
     let undecodable = ParseError::Undecodable { api_key, api_version };
     let layout = layout_table::of_request(api_key).ok_or(undecodable)?;
-    walk::body(layout, api_version, &body).map_err(|error| ParseError::Body { api_key, api_version, error })?;
+    match walk::body(layout, api_version, &body) {
+        Ok(()) => {}
+        // Kafka ignores bytes behind a body, and librdkafka sends some behind Metadata; what came before them was walked.
+        Err(WalkError::Trailing { left }) => body.truncate(body.len().saturating_sub(left)),
+        Err(error) => return Err(ParseError::Body { api_key, api_version, error }),
+    }
     let key = ApiKey::try_from(api_key).map_err(|()| undecodable)?;
     let body_kind = newer::decode(key, api_version, &mut body).ok_or(undecodable)?;
     if body.has_remaining() {
@@ -176,11 +181,10 @@ mod tests {
     }
 
     #[test]
-    fn bytes_behind_the_body_are_refused() {
-        assert_eq!(
-            parse(frame(18, 0, None, &[], &[0])).unwrap_err(),
-            ParseError::Body { api_key: 18, api_version: 0, error: WalkError::Trailing { left: 1 } }
-        );
+    fn bytes_behind_the_body_are_ignored_as_kafka_ignores_them() {
+        let with = parse(frame(18, 0, None, &[], &[0])).unwrap();
+        let without = parse(frame(18, 0, None, &[], &[])).unwrap();
+        assert_eq!(with.body, without.body);
     }
 
     #[test]
