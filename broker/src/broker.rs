@@ -40,6 +40,8 @@ const RELOAD_EVERY: Duration = Duration::from_millis(300);
 const MANIFEST: &str = "manifest.db";
 /// File of the data folder that names the installation.
 const CLUSTER_ID: &str = "cluster-id";
+/// File of the data folder with the digest of the organisation in force.
+const IN_FORCE: &str = "organisation-in-force";
 /// The action every login is judged by.
 const CONNECT: &str = "kafka-cluster:Connect";
 
@@ -127,6 +129,7 @@ impl Broker {
             reload_failed: Mutex::new(None),
         });
         broker.open_tenants().await?;
+        broker.tell_organisation();
         Ok(broker)
     }
 
@@ -368,6 +371,7 @@ impl Broker {
             Ok(Ok((organisation, digest))) => {
                 let epoch = self.tenancy.replace(organisation, digest);
                 self.organisation_changed.send_replace(epoch);
+                self.tell_organisation();
                 tracing::info!(epoch, "a new organisation is in force");
                 self.record_reload(Verdict::Allowed, format!("version {epoch}")).await;
                 self.open_tenants().await.err().map(|failure| failure.to_string())
@@ -385,6 +389,13 @@ impl Broker {
             self.record_reload(Verdict::Denied, "the files have mistakes".to_owned()).await;
         }
         *self.reload_failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+    }
+
+    /// Says beside the manifest which files are in force, for `schloss iam apply`. A digest, no names.
+    fn tell_organisation(&self) {
+        if let Err(error) = std::fs::write(self.config.data_dir.join(IN_FORCE), self.tenancy.version().0) {
+            tracing::warn!(%error, "which organisation is in force could not be written down");
+        }
     }
 
     async fn record_reload(&self, verdict: Verdict, reason: String) {
@@ -500,6 +511,12 @@ fn write_cluster_id(folder: &Path, cluster: ClusterId) -> Result<(), Failure> {
 pub fn read_cluster_id(folder: &Path) -> Option<ClusterId> {
     let text = std::fs::read_to_string(folder.join(CLUSTER_ID)).ok()?;
     Some(ClusterId::from_bytes(*uuid::Uuid::parse_str(text.trim()).ok()?.as_bytes()))
+}
+
+/// The digest the running broker wrote last.
+#[must_use]
+pub fn read_organisation_in_force(folder: &Path) -> Option<String> {
+    std::fs::read_to_string(folder.join(IN_FORCE)).ok()
 }
 
 fn manifest(folder: &Path, error: MetadataError) -> Failure {

@@ -44,7 +44,10 @@ pub async fn handle(call: &Call, request: ListOffsetsRequest) -> ListOffsetsResp
                 Ok(Some(found)) => {
                     partition.offset = found.offset;
                     partition.timestamp = found.timestamp;
-                    partition.leader_epoch = found.leader_epoch;
+                    // Older versions have no field for it.
+                    if call.header.api_version >= 4 {
+                        partition.leader_epoch = found.leader_epoch;
+                    }
                 }
                 Ok(None) => {}
                 Err(code) => partition.error_code = code.code(),

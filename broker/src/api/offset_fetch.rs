@@ -116,7 +116,10 @@ fn one(call: &Call, group: &GroupId, partition: PartitionId) -> OffsetFetchRespo
     let mut result = absent(partition.index, ErrorCode::NONE);
     if let Some(committed) = committed {
         result.committed_offset = committed.offset;
-        result.committed_leader_epoch = committed.leader_epoch;
+        // Older versions have no field for it.
+        if call.header.api_version >= 5 {
+            result.committed_leader_epoch = committed.leader_epoch;
+        }
         result.metadata = Some(wire_text(&committed.metadata));
     }
     result

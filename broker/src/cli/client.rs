@@ -111,18 +111,3 @@ pub fn values(records: Option<Bytes>) -> Result<Vec<String>, Failure> {
     let values = sets.into_iter().flat_map(|set| set.records).filter_map(|record| record.value);
     Ok(values.map(|value| String::from_utf8_lossy(&value).into_owned()).collect())
 }
-
-/// One GET of the admin listener, trusting the very certificate the broker is configured with.
-pub async fn get_admin(address: std::net::SocketAddr, certificate_pem: &[u8], path: &str) -> std::io::Result<String> {
-    let tls = schloss_certs::server_trust_config(certificate_pem).map_err(std::io::Error::other)?;
-    let exchange = async {
-        let tcp = TcpStream::connect(address).await?;
-        let name = ServerName::try_from("localhost").map_err(std::io::Error::other)?;
-        let mut stream = TlsConnector::from(tls).connect(name, tcp).await?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await?;
-        let mut answer = String::new();
-        stream.take(64 * 1024).read_to_string(&mut answer).await?;
-        Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
-    };
-    tokio::time::timeout(PATIENCE, exchange).await?
-}

@@ -87,7 +87,7 @@ fn wait_until_in_force(config: &crate::config::Config, digest: &str) -> Result<E
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::new(Number::File, error, "report this"))?;
     runtime.block_on(async {
         while begun.elapsed() < PATIENCE {
-            if in_force(config).await.as_deref() == Some(digest) {
+            if crate::broker::read_organisation_in_force(&config.data_dir).as_deref() == Some(digest) {
                 println!("in force after {:.1} s, sha256 {digest}", begun.elapsed().as_secs_f64());
                 return Ok(ExitCode::SUCCESS);
             }
@@ -95,14 +95,6 @@ fn wait_until_in_force(config: &crate::config::Config, digest: &str) -> Result<E
         }
         Err(Failure::new(Number::Broker, "the folder is in place, but no running broker reported it in force", "start the broker, or look at its log: it keeps the old set when it cannot take the new one"))
     })
-}
-
-/// The digest the running broker reports on its admin listener.
-async fn in_force(config: &crate::config::Config) -> Option<String> {
-    let certificate = std::fs::read(&config.tls_certificate).ok()?;
-    let answer = super::client::get_admin(config.admin_listener, &certificate, "/v1/organisation").await.ok()?;
-    let value: serde_json::Value = serde_json::from_str(&answer).ok()?;
-    value.get("sha256")?.as_str().map(str::to_owned)
 }
 
 /// Copies beside the old folder, then swaps the two by renaming: a reader sees the old set or the new one.
