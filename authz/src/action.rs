@@ -146,22 +146,15 @@ impl Action {
     /// The name after the colon, lower case.
     #[must_use]
     pub fn lower_name(self) -> &'static str {
-        static LOWER: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(|| {
-            Action::ALL
-                .iter()
-                .map(|a| a.name().to_ascii_lowercase())
-                .collect()
-        });
+        static LOWER: std::sync::LazyLock<Vec<String>> =
+            std::sync::LazyLock::new(|| Action::ALL.iter().map(|a| a.name().to_ascii_lowercase()).collect());
         LOWER.get(self.index()).map_or("", String::as_str)
     }
 
     /// The action of a full name, case aside.
     #[must_use]
     pub fn from_full_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|a| a.full_name().eq_ignore_ascii_case(name))
+        Self::ALL.iter().copied().find(|a| a.full_name().eq_ignore_ascii_case(name))
     }
 }
 
@@ -215,11 +208,7 @@ impl<'a> ActionName<'a> {
     #[must_use]
     pub fn from_lower(full: &'a str) -> Option<Self> {
         let (service, name) = full.split_once(':')?;
-        Some(Self {
-            service,
-            name,
-            known: Action::from_full_name(full),
-        })
+        Some(Self { service, name, known: Action::from_full_name(full) })
     }
 }
 
@@ -261,29 +250,19 @@ impl ActionPattern {
             return Ok(Self::Every);
         }
         let (service, name) = text.split_once(':').ok_or(ActionError::NoPrefix)?;
-        if service.is_empty()
-            || !service
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        {
+        if service.is_empty() || !service.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
             return Err(ActionError::BadPrefix);
         }
         if name.is_empty() || name.chars().any(|c| c.is_whitespace() || c == ':') {
             return Err(ActionError::BadName);
         }
-        Ok(Self::Of {
-            service: foreign(service),
-            name: Glob::new(&name.to_ascii_lowercase()),
-        })
+        Ok(Self::Of { service: foreign(service), name: Glob::new(&name.to_ascii_lowercase()) })
     }
 
     /// A pattern for a name that no action has; for simulations of what AWS stores but never matches.
     pub(crate) fn never(text: &str) -> Option<Self> {
         let (service, name) = text.split_once(':')?;
-        Some(Self::Of {
-            service: foreign(service),
-            name: Glob::literal(name),
-        })
+        Some(Self::Of { service: foreign(service), name: Glob::literal(name) })
     }
 
     /// Whether it names the action.
@@ -302,10 +281,7 @@ impl ActionPattern {
     pub fn mask(&self) -> u32 {
         match self {
             Self::Every => ALL_BITS,
-            Self::Of {
-                service: None,
-                name,
-            } => Action::ALL
+            Self::Of { service: None, name } => Action::ALL
                 .iter()
                 .filter(|a| name.matches(&a.name().to_ascii_lowercase()))
                 .fold(0, |mask, a| mask | a.bit()),
@@ -341,26 +317,14 @@ mod tests {
     fn action_names_compare_without_case() {
         let pattern = ActionPattern::parse("Kafka-Cluster:READ*").unwrap();
         assert_eq!(pattern.mask(), Action::ReadData.bit());
-        assert_eq!(
-            Action::from_full_name("KAFKA-CLUSTER:readdata"),
-            Some(Action::ReadData)
-        );
+        assert_eq!(Action::from_full_name("KAFKA-CLUSTER:readdata"), Some(Action::ReadData));
     }
 
     #[test]
     fn a_wildcard_in_the_service_prefix_is_refused() {
-        assert_eq!(
-            ActionPattern::parse("kafka*:ReadData"),
-            Err(ActionError::BadPrefix)
-        );
+        assert_eq!(ActionPattern::parse("kafka*:ReadData"), Err(ActionError::BadPrefix));
         assert_eq!(ActionPattern::parse("ReadData"), Err(ActionError::NoPrefix));
-        assert_eq!(
-            ActionPattern::parse("kafka-cluster: ReadData"),
-            Err(ActionError::BadName)
-        );
-        assert_eq!(
-            ActionPattern::parse("kafka-cluster:*").map(|p| p.mask()),
-            Ok(ALL_BITS)
-        );
+        assert_eq!(ActionPattern::parse("kafka-cluster: ReadData"), Err(ActionError::BadName));
+        assert_eq!(ActionPattern::parse("kafka-cluster:*").map(|p| p.mask()), Ok(ALL_BITS));
     }
 }

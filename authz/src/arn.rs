@@ -23,11 +23,7 @@ impl AccountId {
     /// From a number; `None` above 12 digits.
     #[must_use]
     pub const fn new(number: u64) -> Option<Self> {
-        if number <= 999_999_999_999 {
-            Some(Self(number))
-        } else {
-            None
-        }
+        if number <= 999_999_999_999 { Some(Self(number)) } else { None }
     }
 }
 
@@ -78,13 +74,7 @@ pub enum ResourceKind {
 
 impl ResourceKind {
     /// Every kind.
-    pub const ALL: &'static [Self] = &[
-        Self::Cluster,
-        Self::Topic,
-        Self::Group,
-        Self::TransactionalId,
-        Self::Principal,
-    ];
+    pub const ALL: &'static [Self] = &[Self::Cluster, Self::Topic, Self::Group, Self::TransactionalId, Self::Principal];
 
     /// The word in an ARN.
     #[must_use]
@@ -110,36 +100,24 @@ pub struct ResourceRef<'a> {
 
 impl<'a> ResourceRef<'a> {
     /// The cluster itself.
-    pub const CLUSTER: ResourceRef<'static> = ResourceRef {
-        kind: ResourceKind::Cluster,
-        name: "",
-    };
+    pub const CLUSTER: ResourceRef<'static> = ResourceRef { kind: ResourceKind::Cluster, name: "" };
 
     /// A topic.
     #[must_use]
     pub const fn topic(name: &'a str) -> Self {
-        Self {
-            kind: ResourceKind::Topic,
-            name,
-        }
+        Self { kind: ResourceKind::Topic, name }
     }
 
     /// A group.
     #[must_use]
     pub const fn group(name: &'a str) -> Self {
-        Self {
-            kind: ResourceKind::Group,
-            name,
-        }
+        Self { kind: ResourceKind::Group, name }
     }
 
     /// A transactional id.
     #[must_use]
     pub const fn transactional_id(name: &'a str) -> Self {
-        Self {
-            kind: ResourceKind::TransactionalId,
-            name,
-        }
+        Self { kind: ResourceKind::TransactionalId, name }
     }
 }
 
@@ -173,10 +151,7 @@ impl ClusterArn {
     #[must_use]
     pub fn arn_of(&self, resource: ResourceRef<'_>) -> String {
         let part = self.resource_part(resource);
-        format!(
-            "arn:{}:kafka:{}:{}:{part}",
-            self.partition, self.region, self.account
-        )
+        format!("arn:{}:kafka:{}:{}:{part}", self.partition, self.region, self.account)
     }
 }
 
@@ -210,29 +185,10 @@ impl<'a> ResourceName<'a> {
         let mut parts = text.splitn(6, ':');
         let mut next = || parts.next();
         match (next(), next(), next(), next(), next(), next()) {
-            (
-                Some("arn"),
-                Some(partition),
-                Some(service),
-                Some(region),
-                Some(account),
-                Some(rest),
-            ) => Self {
-                partition,
-                service,
-                region,
-                account,
-                rest,
-                is_arn: true,
-            },
-            _ => Self {
-                partition: "",
-                service: "",
-                region: "",
-                account: "",
-                rest: text,
-                is_arn: false,
-            },
+            (Some("arn"), Some(partition), Some(service), Some(region), Some(account), Some(rest)) => {
+                Self { partition, service, region, account, rest, is_arn: true }
+            }
+            _ => Self { partition: "", service: "", region: "", account: "", rest: text, is_arn: false },
         }
     }
 }
@@ -253,10 +209,7 @@ mod tests {
 
     #[test]
     fn arns_of_a_cluster_have_msks_form() {
-        assert_eq!(
-            cluster().to_string(),
-            "arn:aws:kafka:eu-central-1:111111111111:cluster/acme/6a7b-1"
-        );
+        assert_eq!(cluster().to_string(), "arn:aws:kafka:eu-central-1:111111111111:cluster/acme/6a7b-1");
         assert_eq!(
             cluster().arn_of(ResourceRef::topic("orders")),
             "arn:aws:kafka:eu-central-1:111111111111:topic/acme/6a7b-1/orders"

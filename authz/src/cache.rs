@@ -35,37 +35,16 @@ struct Entry {
 
 impl DecisionCache {
     /// The decision, when it is known and still holds.
-    pub fn look_up(
-        &mut self,
-        action: Action,
-        resource: ResourceRef<'_>,
-        context: &RequestContext,
-    ) -> Option<Decision> {
-        if !self
-            .keys
-            .as_ref()
-            .is_some_and(|keys| Arc::ptr_eq(keys, &context.keys))
-        {
-            *self = Self {
-                keys: Some(Arc::clone(&context.keys)),
-                ..Self::default()
-            };
+    pub fn look_up(&mut self, action: Action, resource: ResourceRef<'_>, context: &RequestContext) -> Option<Decision> {
+        if !self.keys.as_ref().is_some_and(|keys| Arc::ptr_eq(keys, &context.keys)) {
+            *self = Self { keys: Some(Arc::clone(&context.keys)), ..Self::default() };
             return None;
         }
         let slot = slot(action, resource.kind);
-        if let Some(entry) = self
-            .young
-            .0
-            .get(slot)
-            .and_then(|names| names.get(resource.name))
-        {
+        if let Some(entry) = self.young.0.get(slot).and_then(|names| names.get(resource.name)) {
             return entry.holds(context).then(|| entry.decision.clone());
         }
-        let entry = self
-            .old
-            .0
-            .get_mut(slot)
-            .and_then(|names| names.remove(resource.name))?;
+        let entry = self.old.0.get_mut(slot).and_then(|names| names.remove(resource.name))?;
         if !entry.holds(context) {
             return None;
         }
@@ -75,20 +54,11 @@ impl DecisionCache {
     }
 
     /// Remembers a decision.
-    pub fn insert(
-        &mut self,
-        action: Action,
-        resource: ResourceRef<'_>,
-        context: &RequestContext,
-        decision: &Decision,
-    ) {
+    pub fn insert(&mut self, action: Action, resource: ResourceRef<'_>, context: &RequestContext, decision: &Decision) {
         if resource.name.len() > NAME_BYTES_MAX {
             return;
         }
-        let entry = Entry {
-            decision: decision.clone(),
-            made_ms: context.now_ms,
-        };
+        let entry = Entry { decision: decision.clone(), made_ms: context.now_ms };
         self.put(slot(action, resource.kind), resource.name, entry);
     }
 
@@ -119,10 +89,7 @@ impl Entry {
 }
 
 fn slot(action: Action, kind: ResourceKind) -> usize {
-    action
-        .index()
-        .saturating_mul(ResourceKind::ALL.len())
-        .saturating_add(kind as usize)
+    action.index().saturating_mul(ResourceKind::ALL.len()).saturating_add(kind as usize)
 }
 
 /// Two of these are 4,096 decisions, about 0.5 MB at worst for a connection that names that many things.

@@ -81,19 +81,13 @@ impl RequestContext {
     pub fn connection(mut keys: Keys, source: IpAddr, now_ms: i64) -> Self {
         keys.set("aws:SourceIp", source.to_canonical().to_string());
         keys.set("aws:SecureTransport", "true");
-        Self {
-            now_ms: Some(now_ms),
-            keys: Arc::new(keys),
-        }
+        Self { now_ms: Some(now_ms), keys: Arc::new(keys) }
     }
 
     /// The same connection at another time.
     #[must_use]
     pub fn at(&self, now_ms: i64) -> Self {
-        Self {
-            now_ms: Some(now_ms),
-            keys: Arc::clone(&self.keys),
-        }
+        Self { now_ms: Some(now_ms), keys: Arc::clone(&self.keys) }
     }
 }
 
@@ -113,19 +107,12 @@ pub(crate) struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     pub fn new(principal: &'a Keys, request: &'a RequestContext) -> Self {
-        Self {
-            principal,
-            request,
-            valid_until: Cell::new(i64::MAX),
-        }
+        Self { principal, request, valid_until: Cell::new(i64::MAX) }
     }
 
     /// Looks a key up by its lower-case name. The principal's own keys cannot be overridden by the request.
     pub fn value(&self, lower: &str) -> Option<Found<'a>> {
-        let found = self
-            .principal
-            .value(lower)
-            .or_else(|| self.request.keys.value(lower));
+        let found = self.principal.value(lower).or_else(|| self.request.keys.value(lower));
         match found {
             Some(KeyValue::One(text)) => return Some(Found::One(Cow::Borrowed(text))),
             Some(KeyValue::Many(texts)) => return Some(Found::Many(texts)),
@@ -135,10 +122,7 @@ impl<'a> Facts<'a> {
         match lower {
             CURRENT_TIME => {
                 let nanos = i128::from(now).saturating_mul(1_000_000);
-                let text = OffsetDateTime::from_unix_timestamp_nanos(nanos)
-                    .ok()?
-                    .format(&Rfc3339)
-                    .ok()?;
+                let text = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?.format(&Rfc3339).ok()?;
                 Some(Found::One(Cow::Owned(text)))
             }
             EPOCH_TIME => Some(Found::One(Cow::Owned(now.div_euclid(1_000).to_string()))),
@@ -157,8 +141,7 @@ impl<'a> Facts<'a> {
             Some(threshold) if threshold.saturating_add(1_000) < now => return,
             _ => now,
         };
-        self.valid_until
-            .set(self.valid_until.get().min(holds_until));
+        self.valid_until.set(self.valid_until.get().min(holds_until));
     }
 
     /// The moment from which the decision must be made anew, when it depends on time.
@@ -185,24 +168,16 @@ mod tests {
     fn key_names_compare_without_case() {
         let mut keys = Keys::new();
         keys.set("aws:SourceIp", "10.0.0.1");
-        assert_eq!(
-            keys.value("aws:sourceip"),
-            Some(&KeyValue::One("10.0.0.1".into()))
-        );
+        assert_eq!(keys.value("aws:sourceip"), Some(&KeyValue::One("10.0.0.1".into())));
     }
 
     #[test]
     fn the_clock_keys_follow_the_time_given() {
-        let request = RequestContext {
-            now_ms: Some(1_700_000_000_123),
-            keys: Arc::new(Keys::new()),
-        };
+        let request = RequestContext { now_ms: Some(1_700_000_000_123), keys: Arc::new(Keys::new()) };
         let none = Keys::new();
         let facts = Facts::new(&none, &request);
         assert!(matches!(facts.value("aws:epochtime"), Some(Found::One(t)) if t == "1700000000"));
-        assert!(
-            matches!(facts.value("aws:currenttime"), Some(Found::One(t)) if t == "2023-11-14T22:13:20.123Z")
-        );
+        assert!(matches!(facts.value("aws:currenttime"), Some(Found::One(t)) if t == "2023-11-14T22:13:20.123Z"));
     }
 
     #[test]
@@ -211,13 +186,8 @@ mod tests {
         own.set("aws:PrincipalAccount", "111111111111");
         let mut claimed = Keys::new();
         claimed.set("aws:principalaccount", "222222222222");
-        let request = RequestContext {
-            now_ms: None,
-            keys: Arc::new(claimed),
-        };
+        let request = RequestContext { now_ms: None, keys: Arc::new(claimed) };
         let facts = Facts::new(&own, &request);
-        assert!(
-            matches!(facts.value("aws:principalaccount"), Some(Found::One(t)) if t == "111111111111")
-        );
+        assert!(matches!(facts.value("aws:principalaccount"), Some(Found::One(t)) if t == "111111111111"));
     }
 }

@@ -39,19 +39,12 @@ impl Engine {
     /// [`FrameError`] when the frame of decisions cannot be built; there is no engine without it.
     pub fn new(organisation: Organisation) -> Result<Self, FrameError> {
         let organisation = RwLock::new(Arc::new(organisation));
-        Ok(Self {
-            frame: Frame::shared()?,
-            epoch: Arc::new(AtomicU64::new(1)),
-            organisation,
-        })
+        Ok(Self { frame: Frame::shared()?, epoch: Arc::new(AtomicU64::new(1)), organisation })
     }
 
     /// Puts other policies in force and tells their epoch. Sessions of before stop being current at once.
     pub fn apply(&self, organisation: Organisation) -> u64 {
-        let mut slot = self
-            .organisation
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.organisation.write().unwrap_or_else(PoisonError::into_inner);
         *slot = Arc::new(organisation);
         // INVARIANT: the epoch moves while the lock is held, so that `bind` pairs each set with its own epoch.
         self.epoch.fetch_add(1, Ordering::AcqRel).saturating_add(1)
@@ -66,12 +59,7 @@ impl Engine {
     /// The organisation in force.
     #[must_use]
     pub fn organisation(&self) -> Arc<Organisation> {
-        Arc::clone(
-            &self
-                .organisation
-                .read()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        Arc::clone(&self.organisation.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Binds a principal to its policies, for its own tenant's virtual cluster.
@@ -92,10 +80,7 @@ impl Engine {
         owner: AccountId,
         session_policies: &[Attached],
     ) -> Result<Session, BindError> {
-        let slot = self
-            .organisation
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let slot = self.organisation.read().unwrap_or_else(PoisonError::into_inner);
         let (organisation, epoch) = (Arc::clone(&slot), self.epoch());
         drop(slot);
         let tenant = organisation.tenant(owner).ok_or(BindError::UnknownTenant)?;
@@ -126,10 +111,6 @@ impl Engine {
     /// # Errors
     /// [`BindError`] when the principal or tenant is gone: the connection must be cut.
     pub fn rebind(&self, session: &Session) -> Result<Session, BindError> {
-        self.bind_with(
-            &session.principal,
-            session.cluster.account,
-            &session.session_policies,
-        )
+        self.bind_with(&session.principal, session.cluster.account, &session.session_policies)
     }
 }

@@ -44,19 +44,12 @@ pub(crate) struct Candidate {
 
 impl Candidate {
     pub fn statement(&self) -> Option<&Statement> {
-        self.document
-            .statements
-            .get(usize::try_from(self.index).ok()?)
+        self.document.statements.get(usize::try_from(self.index).ok()?)
     }
 
     pub fn reference(&self) -> StatementRef {
         let sid = self.statement().and_then(Statement::sid).map(Into::into);
-        StatementRef {
-            layer: self.layer,
-            policy: Arc::clone(&self.policy),
-            sid,
-            index: self.index,
-        }
+        StatementRef { layer: self.layer, policy: Arc::clone(&self.policy), sid, index: self.index }
     }
 }
 
@@ -83,12 +76,7 @@ impl CompiledSet {
                 for index in 0..policy.document.statements.len() {
                     let index = u32::try_from(index).unwrap_or(u32::MAX);
                     let (name, document) = (Arc::clone(&policy.name), Arc::clone(&policy.document));
-                    candidates.push(Candidate {
-                        layer,
-                        policy: name,
-                        document,
-                        index,
-                    });
+                    candidates.push(Candidate { layer, policy: name, document, index });
                 }
             }
         };
@@ -102,12 +90,7 @@ impl CompiledSet {
         for (level, policies) in (0..).zip(&layers.resource_controls) {
             add(Layer::ResourceControl(level), policies);
         }
-        let allows = |p: &Attached| {
-            p.document
-                .statements
-                .iter()
-                .any(|s| s.effect == Effect::Allow)
-        };
+        let allows = |p: &Attached| p.document.statements.iter().any(|s| s.effect == Effect::Allow);
         Self {
             denies: index(&candidates, Effect::Deny),
             allows: index(&candidates, Effect::Allow),
@@ -115,29 +98,15 @@ impl CompiledSet {
             has_session: !layers.session.is_empty(),
             has_resource: !layers.resource.is_empty(),
             guardrail_levels: layers.guardrails.len(),
-            control_levels: layers
-                .resource_controls
-                .iter()
-                .map(|level| level.iter().any(allows))
-                .collect(),
+            control_levels: layers.resource_controls.iter().map(|level| level.iter().any(allows)).collect(),
             candidates,
         }
     }
 
     /// The statements of an effect that name the action.
-    pub fn rows(
-        &self,
-        effect: Effect,
-        known: Option<Action>,
-    ) -> impl Iterator<Item = (u32, &Candidate, &Statement)> {
-        let lists = if effect == Effect::Deny {
-            &self.denies
-        } else {
-            &self.allows
-        };
-        let rows = lists
-            .get(known.map_or(action::COUNT, Action::index))
-            .map_or(&[][..], |list| &**list);
+    pub fn rows(&self, effect: Effect, known: Option<Action>) -> impl Iterator<Item = (u32, &Candidate, &Statement)> {
+        let lists = if effect == Effect::Deny { &self.denies } else { &self.allows };
+        let rows = lists.get(known.map_or(action::COUNT, Action::index)).map_or(&[][..], |list| &**list);
         rows.iter().filter_map(|&row| {
             let candidate = self.candidates.get(usize::try_from(row).ok()?)?;
             Some((row, candidate, candidate.statement()?))
@@ -150,9 +119,7 @@ impl CompiledSet {
         // Guardrails hold for principals of the organisation's accounts; nobody and services are none.
         let guarded = !question.caller.is_anonymous() && !question.caller.is_service();
         let rows = rows.filter(|(_, c, _)| guarded || !matches!(c.layer, Layer::Guardrail(_)));
-        rows.filter(|(_, _, s)| s.matches(question).is_some())
-            .map(|(row, _, _)| row)
-            .collect()
+        rows.filter(|(_, _, s)| s.matches(question).is_some()).map(|(row, _, _)| row).collect()
     }
 
     /// The statements that grant, one per layer needed; or the first layer that lacks one.
@@ -160,9 +127,7 @@ impl CompiledSet {
         let grants = self.grants(question);
         let caller = question.caller;
         let mut used = Vec::with_capacity(4);
-        for (level, (grant, restricts)) in
-            (0..).zip(grants.controls.iter().zip(&self.control_levels))
-        {
+        for (level, (grant, restricts)) in (0..).zip(grants.controls.iter().zip(&self.control_levels)) {
             match grant {
                 Some(row) => used.push(*row),
                 None if *restricts => return Err(Layer::ResourceControl(level)),
@@ -179,29 +144,12 @@ impl CompiledSet {
         for (level, grant) in (0..).zip(&grants.guardrails) {
             used.push(grant.ok_or(Layer::Guardrail(level))?);
         }
-        let session = if self.has_session {
-            Some(grants.session.ok_or(Layer::Session))
-        } else {
-            None
-        };
-        let boundary = if self.has_boundary {
-            Some(grants.boundary.ok_or(Layer::Boundary))
-        } else {
-            None
-        };
+        let session = if self.has_session { Some(grants.session.ok_or(Layer::Session)) } else { None };
+        let boundary = if self.has_boundary { Some(grants.boundary.ok_or(Layer::Boundary)) } else { None };
         if caller.account.as_deref() != sides.resource_account {
-            let resource = grants
-                .resource_direct
-                .map(|(_, row)| row)
-                .or(grants.resource_account);
-            let rows = [
-                Some(resource.ok_or(Layer::Resource)?),
-                Some(grants.identity.ok_or(Layer::Identity)?),
-            ];
-            return Ok(with(
-                with(used, rows),
-                [boundary.transpose()?, session.transpose()?],
-            ));
+            let resource = grants.resource_direct.map(|(_, row)| row).or(grants.resource_account);
+            let rows = [Some(resource.ok_or(Layer::Resource)?), Some(grants.identity.ok_or(Layer::Identity)?)];
+            return Ok(with(with(used, rows), [boundary.transpose()?, session.transpose()?]));
         }
         // A grant to the caller itself reaches past the boundary's silence, not past the session's.
         if let Some((Fit::Direct, row)) = grants.resource_direct {
@@ -212,20 +160,13 @@ impl CompiledSet {
             Delegation::IfPolicy => self.has_resource,
             Delegation::Always => true,
         };
-        let delegated = if asks {
-            Some(grants.resource_account.ok_or(Layer::Resource))
-        } else {
-            None
-        };
+        let delegated = if asks { Some(grants.resource_account.ok_or(Layer::Resource)) } else { None };
         let core = match (grants.identity, grants.resource_direct) {
             (Some(row), None) => [Some(row), delegated.transpose()?],
             (_, Some((_, row))) => [Some(row), None],
             (None, None) => return Err(Layer::Identity),
         };
-        Ok(with(
-            with(used, core),
-            [boundary.transpose()?, session.transpose()?],
-        ))
+        Ok(with(with(used, core), [boundary.transpose()?, session.transpose()?]))
     }
 
     fn grants(&self, question: &Question<'_>) -> Grants {
@@ -243,17 +184,13 @@ impl CompiledSet {
                     Some(slot) => slot,
                     None => continue,
                 },
-                Layer::ResourceControl(level) => {
-                    match grants.controls.get_mut(usize::from(level)) {
-                        Some(slot) => slot,
-                        None => continue,
-                    }
-                }
+                Layer::ResourceControl(level) => match grants.controls.get_mut(usize::from(level)) {
+                    Some(slot) => slot,
+                    None => continue,
+                },
                 Layer::Resource => {
                     match statement.matches(question) {
-                        Some(Fit::Account) => {
-                            grants.resource_account = grants.resource_account.or(Some(row))
-                        }
+                        Some(Fit::Account) => grants.resource_account = grants.resource_account.or(Some(row)),
                         Some(fit) if grants.resource_direct.is_none_or(|(best, _)| fit > best) => {
                             grants.resource_direct = Some((fit, row));
                         }
@@ -319,23 +256,10 @@ fn with<const N: usize>(mut used: Vec<u32>, more: [Option<u32>; N]) -> Vec<u32> 
 
 fn index(candidates: &[Candidate], effect: Effect) -> Box<[Box<[u32]>]> {
     let of = |mask: u32| -> Box<[u32]> {
-        let fits = |c: &Candidate| {
-            c.statement()
-                .is_some_and(|s| s.effect == effect && s.mask & mask != 0)
-        };
-        (0..)
-            .zip(candidates)
-            .filter(|(_, c)| fits(c))
-            .map(|(row, _)| row)
-            .collect()
+        let fits = |c: &Candidate| c.statement().is_some_and(|s| s.effect == effect && s.mask & mask != 0);
+        (0..).zip(candidates).filter(|(_, c)| fits(c)).map(|(row, _)| row).collect()
     };
-    let all = (0..)
-        .zip(candidates)
-        .filter(|(_, c)| c.statement().is_some_and(|s| s.effect == effect));
+    let all = (0..).zip(candidates).filter(|(_, c)| c.statement().is_some_and(|s| s.effect == effect));
     let all: Box<[u32]> = all.map(|(row, _)| row).collect();
-    Action::ALL
-        .iter()
-        .map(|a| of(a.bit()))
-        .chain([all])
-        .collect()
+    Action::ALL.iter().map(|a| of(a.bit())).chain([all]).collect()
 }

@@ -39,25 +39,16 @@ pub struct NearMiss {
 impl Session {
     /// Judges once more, past the cache, and tells why.
     #[must_use]
-    pub fn explain(
-        &self,
-        action: Action,
-        resource: ResourceRef<'_>,
-        context: &RequestContext,
-    ) -> Explanation {
+    pub fn explain(&self, action: Action, resource: ResourceRef<'_>, context: &RequestContext) -> Explanation {
         let asked = self.asked(action, resource, context);
         let mut nearest = Vec::new();
         asked.with_question(|question, _| {
             for candidate in &self.bound.set.candidates {
-                let Some(statement) = candidate.statement().filter(|s| s.effect == Effect::Allow)
-                else {
+                let Some(statement) = candidate.statement().filter(|s| s.effect == Effect::Allow) else {
                     continue;
                 };
                 if let Some(miss) = statement.miss(question) {
-                    nearest.push(NearMiss {
-                        statement: candidate.reference(),
-                        miss,
-                    });
+                    nearest.push(NearMiss { statement: candidate.reference(), miss });
                 }
             }
         });
@@ -69,9 +60,7 @@ impl Session {
             crate::KeyValue::Many(texts) => texts.join(", "),
         };
         Explanation {
-            context: keys
-                .map(|(key, value)| (key.to_owned(), text(value)))
-                .collect(),
+            context: keys.map(|(key, value)| (key.to_owned(), text(value))).collect(),
             resource: asked.resource.to_string(),
             decision: self.frame.decide(self.asked(action, resource, context)),
             nearest,
@@ -81,11 +70,7 @@ impl Session {
     /// The statements that could ever allow the action, whatever the resource.
     #[must_use]
     pub fn statements_allowing(&self, action: Action) -> Vec<StatementRef> {
-        self.bound
-            .set
-            .rows(Effect::Allow, Some(action))
-            .map(|(_, candidate, _)| candidate.reference())
-            .collect()
+        self.bound.set.rows(Effect::Allow, Some(action)).map(|(_, candidate, _)| candidate.reference()).collect()
     }
 }
 
@@ -103,32 +88,20 @@ impl Engine {
     ) -> Result<Vec<(Principal, Decision)>, BindError> {
         let organisation = self.organisation();
         let name = ResourceName::split(resource);
-        let owner = organisation
-            .tenants()
-            .find(|t| t.account().to_string() == name.account);
+        let owner = organisation.tenants().find(|t| t.account().to_string() == name.account);
         let owner = owner.ok_or(BindError::UnknownTenant)?;
         let mut found = Vec::new();
-        for mut principal in organisation
-            .tenants()
-            .flat_map(|t| t.principals().collect::<Vec<_>>())
-        {
+        for mut principal in organisation.tenants().flat_map(|t| t.principals().collect::<Vec<_>>()) {
             if let PrincipalKind::Role { session, .. } = &mut principal.kind {
                 *session = ANY_SESSION.into();
             }
             let session = self.bind_with(&principal, owner.account(), &[])?;
-            if session
-                .bound
-                .set
-                .rows(Effect::Allow, Some(action))
-                .next()
-                .is_none()
-            {
+            if session.bound.set.rows(Effect::Allow, Some(action)).next().is_none() {
                 continue;
             }
             let full = format!("{}:{}", crate::action::SERVICE, action.lower_name());
             let bound = Arc::clone(&session.bound);
-            let asked =
-                crate::frame::Asked::new(bound, full.into(), resource.into(), context.clone());
+            let asked = crate::frame::Asked::new(bound, full.into(), resource.into(), context.clone());
             let decision = session.frame.decide(asked);
             if decision.is_allowed() {
                 found.push((principal, decision));
@@ -143,9 +116,7 @@ fn distance(miss: &Miss) -> u8 {
     match miss {
         Miss::Condition { .. } => 0,
         Miss::Principal => 1,
-        Miss::Resource {
-            part: "resource name" | "a variable has no value",
-        } => 2,
+        Miss::Resource { part: "resource name" | "a variable has no value" } => 2,
         Miss::Resource { .. } => 3,
         Miss::Action => 4,
     }

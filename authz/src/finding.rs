@@ -49,14 +49,7 @@ impl fmt::Display for Finding {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        write!(
-            f,
-            "{}:{}: {word}: {}; {}",
-            self.file,
-            self.at,
-            self.problem,
-            self.advice()
-        )
+        write!(f, "{}:{}: {word}: {}; {}", self.file, self.at, self.problem, self.advice())
     }
 }
 
@@ -69,10 +62,7 @@ pub enum Problem {
     #[error("not valid TOML: {message}")]
     Toml { message: Box<str> },
     #[error("`{element}` must be {expected}")]
-    WrongType {
-        element: Box<str>,
-        expected: &'static str,
-    },
+    WrongType { element: Box<str>, expected: &'static str },
     #[error("`{name}` is not known here")]
     Unknown { name: Box<str> },
     #[error("`{name}` stands here twice")]
@@ -80,15 +70,9 @@ pub enum Problem {
     #[error("`{name}` is missing")]
     Missing { name: &'static str },
     #[error("`{first}` and `{second}` exclude each other")]
-    Both {
-        first: &'static str,
-        second: &'static str,
-    },
+    Both { first: &'static str, second: &'static str },
     #[error("neither `{first}` nor `{second}` is given")]
-    Neither {
-        first: &'static str,
-        second: &'static str,
-    },
+    Neither { first: &'static str, second: &'static str },
     #[error("`{element}` is empty")]
     Empty { element: Box<str> },
     #[error("the version `{version}` does not exist")]
@@ -104,16 +88,9 @@ pub enum Problem {
     #[error("the resource `{resource}` is refused: {why}")]
     BadResource { resource: Box<str>, why: ArnError },
     #[error("the principal `{principal}` is refused: {why}")]
-    BadPrincipal {
-        principal: Box<str>,
-        why: PrincipalError,
-    },
+    BadPrincipal { principal: Box<str>, why: PrincipalError },
     #[error("the condition `{operator}` on `{key}` is refused: {why}")]
-    BadCondition {
-        operator: Box<str>,
-        key: Box<str>,
-        why: ConditionError,
-    },
+    BadCondition { operator: Box<str>, key: Box<str>, why: ConditionError },
     #[error("`Principal` has no place in a policy of this type")]
     PrincipalNotAllowed,
     #[error("the effect `Allow` has no place in a resource control policy")]
@@ -121,34 +98,19 @@ pub enum Problem {
     #[error("the policy has {characters} characters without blanks, {max} are allowed")]
     TooLong { characters: usize, max: usize },
     #[error("`{value}` is no {expected}")]
-    BadValue {
-        value: Box<str>,
-        expected: &'static str,
-    },
+    BadValue { value: Box<str>, expected: &'static str },
     #[error("there is no {kind} `{name}`")]
     Dangling { kind: &'static str, name: Box<str> },
     #[error("{kind} `{name}` exists already in `{other}`")]
-    Duplicate {
-        kind: &'static str,
-        name: Box<str>,
-        other: Box<str>,
-    },
+    Duplicate { kind: &'static str, name: Box<str>, other: Box<str> },
     #[error("{count} managed policies are attached, {max} are allowed")]
     TooManyPolicies { count: usize, max: usize },
     #[error("the action `{action}` names no action of `kafka-cluster`")]
     NoSuchAction { action: Box<str> },
     #[error("`{action}` is allowed, but `{needed}` is not, and clients need both")]
-    NeedsAsWell {
-        action: &'static str,
-        needed: &'static str,
-    },
-    #[error(
-        "`{action}` applies to resources of type `{applies}`, and none of this statement's resources is one"
-    )]
-    WrongResourceType {
-        action: &'static str,
-        applies: &'static str,
-    },
+    NeedsAsWell { action: &'static str, needed: &'static str },
+    #[error("`{action}` applies to resources of type `{applies}`, and none of this statement's resources is one")]
+    WrongResourceType { action: &'static str, applies: &'static str },
     #[error("the key `{key}` is never present on a Kafka connection")]
     KeyNeverPresent { key: Box<str> },
     #[error("the statement can never allow anything, because statement {by} denies all of it")]
@@ -192,19 +154,11 @@ impl Problem {
             Self::BadVersion { .. } => "write \"2012-10-17\"",
             Self::BadEffect { .. } => "write \"Allow\" or \"Deny\"",
             Self::BadSid { .. } => "use letters and digits only",
-            Self::BadAction { .. } => {
-                "write it as `kafka-cluster:Action`, wildcards behind the colon only"
-            }
-            Self::BadResource { .. } => {
-                "write it as `arn:aws:kafka:region:account:type/cluster/uuid/name`"
-            }
-            Self::BadPrincipal { .. } => {
-                "write `*`, {\"AWS\": \"<account or ARN>\"}, or another kind with its name"
-            }
+            Self::BadAction { .. } => "write it as `kafka-cluster:Action`, wildcards behind the colon only",
+            Self::BadResource { .. } => "write it as `arn:aws:kafka:region:account:type/cluster/uuid/name`",
+            Self::BadPrincipal { .. } => "write `*`, {\"AWS\": \"<account or ARN>\"}, or another kind with its name",
             Self::BadCondition { .. } => "see the list of operators and their values in the manual",
-            Self::PrincipalNotAllowed => {
-                "remove it: the policy holds for whoever it is attached to"
-            }
+            Self::PrincipalNotAllowed => "remove it: the policy holds for whoever it is attached to",
             Self::AllowNotAllowed => "turn it round into a Deny; full access is the default",
             Self::TooLong { .. } => "split it, or use wildcards",
             Self::BadValue { .. } => "correct the value",
@@ -213,14 +167,10 @@ impl Problem {
             Self::TooManyPolicies { .. } => "join some of them, or use a group",
             Self::NoSuchAction { .. } => "correct its spelling; as it stands it does nothing",
             Self::NeedsAsWell { .. } => "allow that as well",
-            Self::WrongResourceType { .. } => {
-                "name a resource of that type, or take the action out"
-            }
+            Self::WrongResourceType { .. } => "name a resource of that type, or take the action out",
             Self::KeyNeverPresent { .. } => "use another key; see which are present in the manual",
             Self::Shadowed { .. } => "narrow the Deny or remove this statement",
-            Self::NotPrincipalAllow => {
-                "use `Principal`, or Deny with a condition on aws:PrincipalArn"
-            }
+            Self::NotPrincipalAllow => "use `Principal`, or Deny with a condition on aws:PrincipalArn",
             Self::NotActionAllow => "list what is allowed in `Action`",
             Self::ForAllValuesAllow => "add a Null condition that requires the key",
         }
@@ -236,10 +186,6 @@ pub(crate) struct Findings<'a> {
 
 impl Findings<'_> {
     pub fn add(&mut self, at: Position, problem: Problem) {
-        self.list.push(Finding {
-            file: Arc::clone(&self.file),
-            at,
-            problem,
-        });
+        self.list.push(Finding { file: Arc::clone(&self.file), at, problem });
     }
 }

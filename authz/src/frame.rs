@@ -89,62 +89,32 @@ impl Frame {
             enforcer.add_policies(rows.clone()).await?;
             Ok::<_, casbin::Error>(enforcer)
         })??;
-        if enforcer.get_policy() == rows {
-            Ok(Self(enforcer))
-        } else {
-            Err(FrameError::Rows)
-        }
+        if enforcer.get_policy() == rows { Ok(Self(enforcer)) } else { Err(FrameError::Rows) }
     }
 
     /// Answers one question.
     pub fn decide(&self, asked: Asked) -> Decision {
         let asked = Arc::new(asked);
         let allowed = self.0.enforce(One(Dynamic::from(Arc::clone(&asked))));
-        let outcome =
-            std::mem::take(&mut *asked.outcome.lock().unwrap_or_else(PoisonError::into_inner));
+        let outcome = std::mem::take(&mut *asked.outcome.lock().unwrap_or_else(PoisonError::into_inner));
         let references = |rows: &[u32]| -> Arc<[StatementRef]> {
             let candidate = |row: &u32| asked.bound.set.candidates.get(usize::try_from(*row).ok()?);
-            rows.iter()
-                .filter_map(candidate)
-                .map(|c| c.reference())
-                .collect()
+            rows.iter().filter_map(candidate).map(|c| c.reference()).collect()
         };
         let (verdict, decisive, lacking) = match (allowed, outcome.granting) {
-            (Ok(true), Some(Ok(rows))) if outcome.denying.is_empty() => {
-                (Verdict::Allowed, references(&rows), None)
-            }
-            _ if !outcome.denying.is_empty() => (
-                Verdict::ExplicitlyDenied,
-                references(&outcome.denying),
-                None,
-            ),
+            (Ok(true), Some(Ok(rows))) if outcome.denying.is_empty() => (Verdict::Allowed, references(&rows), None),
+            _ if !outcome.denying.is_empty() => (Verdict::ExplicitlyDenied, references(&outcome.denying), None),
             (_, Some(Err(layer))) => (Verdict::ImplicitlyDenied, Arc::default(), Some(layer)),
             // SECURITY: casbin failed, or disagrees with what its function found. Nothing is allowed by accident.
             _ => (Verdict::ImplicitlyDenied, Arc::default(), None),
         };
-        Decision {
-            verdict,
-            decisive,
-            lacking,
-            valid_until_ms: outcome.valid_until,
-        }
+        Decision { verdict, decisive, lacking, valid_until_ms: outcome.valid_until }
     }
 }
 
 impl Asked {
-    pub fn new(
-        bound: Arc<Bound>,
-        action: Box<str>,
-        resource: Box<str>,
-        context: RequestContext,
-    ) -> Self {
-        Self {
-            bound,
-            action,
-            resource,
-            context,
-            outcome: Mutex::default(),
-        }
+    pub fn new(bound: Arc<Bound>, action: Box<str>, resource: Box<str>, context: RequestContext) -> Self {
+        Self { bound, action, resource, context, outcome: Mutex::default() }
     }
 
     /// Looks at the question with borrowed parts; `None` for an action without a colon, which nothing allows.
@@ -153,13 +123,7 @@ impl Asked {
         let action = ActionName::from_lower(&self.action)?;
         let resource = ResourceName::split(&self.resource);
         let bounded = self.bound.set.has_boundary;
-        let question = Question {
-            action,
-            resource,
-            caller: &self.bound.caller,
-            facts: &facts,
-            bounded,
-        };
+        let question = Question { action, resource, caller: &self.bound.caller, facts: &facts, bounded };
         let sides = Sides {
             resource_account: self.bound.resource_account.as_deref(),
             delegation: Delegation::of(action, resource),
@@ -173,26 +137,17 @@ impl Asked {
     }
 
     fn deny_scan(&self) -> bool {
-        let denying = self
-            .with_question(|question, _| self.bound.set.denying(question))
-            .unwrap_or_default();
+        let denying = self.with_question(|question, _| self.bound.set.denying(question)).unwrap_or_default();
         let denied = !denying.is_empty();
-        self.outcome
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .denying = denying;
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).denying = denying;
         denied
     }
 
     fn grant(&self) -> bool {
-        let granting =
-            self.with_question(|question, sides| self.bound.set.granting(question, sides));
+        let granting = self.with_question(|question, sides| self.bound.set.granting(question, sides));
         let granting = granting.unwrap_or(Err(Layer::Identity));
         let granted = granting.is_ok();
-        self.outcome
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .granting = Some(granting);
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).granting = Some(granting);
         granted
     }
 }
@@ -206,23 +161,10 @@ pub(crate) fn judge_directly(
 ) -> bool {
     let facts = Facts::new(&bound.keys, context);
     let lower = action.lower_name();
-    let action = ActionName {
-        service: crate::action::SERVICE,
-        name: lower,
-        known: Some(action),
-    };
+    let action = ActionName { service: crate::action::SERVICE, name: lower, known: Some(action) };
     let bounded = bound.set.has_boundary;
-    let question = Question {
-        action,
-        resource,
-        caller: &bound.caller,
-        facts: &facts,
-        bounded,
-    };
-    let sides = Sides {
-        resource_account: bound.resource_account.as_deref(),
-        delegation: Delegation::Implied,
-    };
+    let question = Question { action, resource, caller: &bound.caller, facts: &facts, bounded };
+    let sides = Sides { resource_account: bound.resource_account.as_deref(), delegation: Delegation::Implied };
     bound.set.denying(&question).is_empty() && bound.set.granting(&question, &sides).is_ok()
 }
 

@@ -117,24 +117,12 @@ impl GlobBuilder {
     /// The pattern, in its cheapest form.
     #[must_use]
     pub fn finish(self) -> Glob {
-        let wild = self
-            .tokens
-            .iter()
-            .filter(|t| !matches!(t, Token::Literal(_)))
-            .count();
+        let wild = self.tokens.iter().filter(|t| !matches!(t, Token::Literal(_))).count();
         let text = || -> Box<str> {
             let literal = |t: &Token| {
-                if let Token::Literal(c) = t {
-                    Some(*c)
-                } else {
-                    None
-                }
+                if let Token::Literal(c) = t { Some(*c) } else { None }
             };
-            self.tokens
-                .iter()
-                .filter_map(literal)
-                .collect::<String>()
-                .into_boxed_str()
+            self.tokens.iter().filter_map(literal).collect::<String>().into_boxed_str()
         };
         match (wild, self.tokens.last(), self.tokens.len()) {
             (1, Some(Token::Many), 1) => Glob::Any,
@@ -199,8 +187,7 @@ mod tests {
         match (pattern.first(), text.first()) {
             (None, None) => true,
             (Some('*'), _) => {
-                by_definition(&pattern[1..], text)
-                    || (!text.is_empty() && by_definition(pattern, &text[1..]))
+                by_definition(&pattern[1..], text) || (!text.is_empty() && by_definition(pattern, &text[1..]))
             }
             (Some('?'), Some(_)) => by_definition(&pattern[1..], &text[1..]),
             (Some(p), Some(t)) if p == t => by_definition(&pattern[1..], &text[1..]),

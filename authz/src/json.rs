@@ -138,10 +138,7 @@ pub enum JsonError {
 /// # Errors
 /// The first mistake and its place.
 pub fn read(text: &str) -> Result<Node, (Position, JsonError)> {
-    let mut reader = Reader {
-        rest: text.chars().peekable(),
-        at: Position::START,
-    };
+    let mut reader = Reader { rest: text.chars().peekable(), at: Position::START };
     let node = reader.value(0)?;
     reader.blanks();
     match reader.peek() {
@@ -165,10 +162,7 @@ impl Reader<'_> {
     fn next(&mut self) -> Option<char> {
         let c = self.rest.next()?;
         if c == '\n' {
-            self.at = Position {
-                line: self.at.line.saturating_add(1),
-                column: 1,
-            };
+            self.at = Position { line: self.at.line.saturating_add(1), column: 1 };
         } else {
             self.at.column = self.at.column.saturating_add(1);
         }
@@ -267,11 +261,7 @@ impl Reader<'_> {
             self.blanks();
             self.eat(':', "`:`")?;
             let node = self.value(depth.saturating_add(1))?;
-            members.push(Member {
-                name,
-                name_at,
-                node,
-            });
+            members.push(Member { name, name_at, node });
             self.blanks();
             match self.peek() {
                 Some(',') => self.next(),
@@ -334,10 +324,7 @@ impl Reader<'_> {
     fn hex4(&mut self) -> Read<u16> {
         let mut code: u16 = 0;
         for _ in 0..4 {
-            let digit = self
-                .peek()
-                .and_then(|c| c.to_digit(16))
-                .and_then(|d| u16::try_from(d).ok());
+            let digit = self.peek().and_then(|c| c.to_digit(16)).and_then(|d| u16::try_from(d).ok());
             let Some(digit) = digit else {
                 return self.fail(JsonError::BadEscape);
             };
@@ -354,11 +341,7 @@ impl Reader<'_> {
             text.push(c);
             self.next();
         }
-        if is_number(&text) {
-            Ok(text.into_boxed_str())
-        } else {
-            Err((at, JsonError::BadNumber))
-        }
+        if is_number(&text) { Ok(text.into_boxed_str()) } else { Err((at, JsonError::BadNumber)) }
     }
 }
 
@@ -394,43 +377,22 @@ mod tests {
         assert_eq!(list.at, Position { line: 2, column: 8 });
         assert_eq!(list.elements()[1].at, Position { line: 3, column: 5 });
         assert_eq!(list.elements()[1].text(), Some("öé"));
-        assert_eq!(
-            list.elements()[2].at,
-            Position {
-                line: 3,
-                column: 16
-            }
-        );
+        assert_eq!(list.elements()[2].at, Position { line: 3, column: 16 });
     }
 
     #[test]
     fn a_mistake_names_its_place() {
         assert_eq!(
             read("{\"a\": 1,}"),
-            Err((
-                Position { line: 1, column: 9 },
-                JsonError::Unexpected {
-                    found: '}',
-                    expected: "a name in quotes"
-                }
-            ))
+            Err((Position { line: 1, column: 9 }, JsonError::Unexpected { found: '}', expected: "a name in quotes" }))
         );
-        assert_eq!(
-            read("[1] 2"),
-            Err((Position { line: 1, column: 5 }, JsonError::Trailing))
-        );
-        assert_eq!(
-            read("\"a"),
-            Err((Position { line: 1, column: 3 }, JsonError::UnexpectedEnd))
-        );
+        assert_eq!(read("[1] 2"), Err((Position { line: 1, column: 5 }, JsonError::Trailing)));
+        assert_eq!(read("\"a"), Err((Position { line: 1, column: 3 }, JsonError::UnexpectedEnd)));
     }
 
     #[test]
     fn nesting_beyond_the_limit_is_refused() {
-        assert!(matches!(
-            read(&"[".repeat(100_000)),
-            Err((_, JsonError::TooDeep))
-        ));
+        assert!(matches!(read(&"[".repeat(100_000)), Err((_, JsonError::TooDeep))));
     }
 
     #[test]

@@ -51,29 +51,17 @@ fn wrong_resource_types(statement: &Statement, findings: &mut Findings<'_>) {
         let word = action.resource().word();
         let covers = resources.iter().any(|pattern| match pattern {
             ResourcePattern::Every => true,
-            ResourcePattern::Arn(arn) => {
-                arn.covers_service("kafka") && arn.type_word().is_none_or(|w| w == word)
-            }
+            ResourcePattern::Arn(arn) => arn.covers_service("kafka") && arn.type_word().is_none_or(|w| w == word),
         });
         if !covers {
-            findings.add(
-                statement.at,
-                Problem::WrongResourceType {
-                    action: action.full_name(),
-                    applies: word,
-                },
-            );
+            findings.add(statement.at, Problem::WrongResourceType { action: action.full_name(), applies: word });
         }
     }
 }
 
 /// Allows that an unconditional Deny of the same document takes back in full.
 fn shadowed(document: &Document, findings: &mut Findings<'_>) {
-    for allow in document
-        .statements()
-        .iter()
-        .filter(|s| s.effect == Effect::Allow && s.mask != 0)
-    {
+    for allow in document.statements().iter().filter(|s| s.effect == Effect::Allow && s.mask != 0) {
         let by = (0..).zip(document.statements()).find(|(_, deny)| {
             deny.effect == Effect::Deny
                 && deny.conditions.is_empty()
@@ -93,26 +81,19 @@ fn covers(deny: &Statement, allow: &Statement) -> bool {
     let (Some(denied), Some(allowed)) = (&deny.resources, &allow.resources) else {
         return false;
     };
-    denied.contains(&ResourcePattern::Every)
-        || allowed.iter().all(|pattern| denied.contains(pattern))
+    denied.contains(&ResourcePattern::Every) || allowed.iter().all(|pattern| denied.contains(pattern))
 }
 
 /// Actions whose use always meets another one in the same client flow.
 fn missing_companions(document: &Document, findings: &mut Findings<'_>) {
-    let allowed = document
-        .statements()
-        .iter()
-        .filter(|s| s.effect == Effect::Allow);
+    let allowed = document.statements().iter().filter(|s| s.effect == Effect::Allow);
     let mask = allowed.clone().fold(0, |mask, s| mask | s.mask);
     for (action, needed) in COMPANIONS {
         if mask & action.bit() != 0
             && mask & needed.bit() == 0
             && let Some(statement) = allowed.clone().find(|s| s.mask & action.bit() != 0)
         {
-            let problem = Problem::NeedsAsWell {
-                action: action.full_name(),
-                needed: needed.full_name(),
-            };
+            let problem = Problem::NeedsAsWell { action: action.full_name(), needed: needed.full_name() };
             findings.add(statement.at, problem);
         }
     }
@@ -126,10 +107,7 @@ const COMPANIONS: &[(Action, Action)] = &[
     (Action::ReadData, Action::DescribeTopic),
     (Action::WriteData, Action::DescribeTopic),
     (Action::AlterGroup, Action::DescribeGroup),
-    (
-        Action::AlterTransactionalId,
-        Action::DescribeTransactionalId,
-    ),
+    (Action::AlterTransactionalId, Action::DescribeTransactionalId),
     (Action::AlterTopic, Action::DescribeTopic),
     (Action::DeleteTopic, Action::DescribeTopic),
 ];

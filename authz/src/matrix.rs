@@ -48,30 +48,15 @@ pub enum AclResource {
 /// The row of an API key.
 #[must_use]
 pub fn api(key: i16) -> Option<&'static Api> {
-    MATRIX
-        .binary_search_by_key(&key, |api| api.key)
-        .ok()
-        .and_then(|at| MATRIX.get(at))
+    MATRIX.binary_search_by_key(&key, |api| api.key).ok().and_then(|at| MATRIX.get(at))
 }
 
 const fn row(key: i16, name: &'static str, checks: &'static [Check]) -> Api {
     Api { key, name, checks }
 }
 
-const fn check(
-    operation: Op,
-    on: On,
-    action: Option<A>,
-    when: &'static str,
-    on_deny: Option<i16>,
-) -> Check {
-    Check {
-        operation,
-        on,
-        action,
-        when,
-        on_deny,
-    }
+const fn check(operation: Op, on: On, action: Option<A>, when: &'static str, on_deny: Option<i16>) -> Check {
+    Check { operation, on, action, when, on_deny }
 }
 
 /// Every client-facing API of Kafka 4.2, by key.
@@ -344,15 +329,11 @@ mod tests {
 
     #[test]
     fn the_table_is_the_golden_file() {
-        let golden: serde_json::Value =
-            serde_json::from_str(include_str!("../../policies/api-matrix.json")).unwrap();
+        let golden: serde_json::Value = serde_json::from_str(include_str!("../../policies/api-matrix.json")).unwrap();
         let golden = golden.as_array().unwrap();
         assert_eq!(golden.len(), MATRIX.len());
         for (wanted, api) in golden.iter().zip(MATRIX) {
-            assert_eq!(
-                (&wanted["key"], &wanted["name"]),
-                (&api.key.into(), &api.name.into())
-            );
+            assert_eq!((&wanted["key"], &wanted["name"]), (&api.key.into(), &api.name.into()));
             let checks = wanted["checks"].as_array().unwrap();
             assert_eq!(checks.len(), api.checks.len(), "{}", api.name);
             for (wanted, check) in checks.iter().zip(api.checks) {
@@ -361,10 +342,7 @@ mod tests {
                     plain(wanted["operation"].as_str().unwrap()),
                     format!("{:?}", check.operation).to_lowercase()
                 );
-                assert_eq!(
-                    plain(wanted["resource"].as_str().unwrap()),
-                    format!("{:?}", check.on).to_lowercase()
-                );
+                assert_eq!(plain(wanted["resource"].as_str().unwrap()), format!("{:?}", check.on).to_lowercase());
                 assert_eq!(wanted["action"].as_str(), check.action.map(A::name));
                 assert_eq!(wanted["when"], check.when);
                 assert_eq!(wanted["on_deny"].as_i64(), check.on_deny.map(i64::from));
@@ -389,13 +367,7 @@ mod tests {
     #[test]
     fn every_action_but_connect_is_asked_for_by_some_api() {
         for action in A::ALL.iter().filter(|a| **a != A::Connect) {
-            assert!(
-                MATRIX
-                    .iter()
-                    .flat_map(|api| api.checks)
-                    .any(|c| c.action == Some(*action)),
-                "{action}"
-            );
+            assert!(MATRIX.iter().flat_map(|api| api.checks).any(|c| c.action == Some(*action)), "{action}");
         }
     }
 }

@@ -119,25 +119,13 @@ impl Session {
     }
 
     /// Judges one action on one resource.
-    pub fn decide(
-        &self,
-        action: Action,
-        resource: ResourceRef<'_>,
-        context: &RequestContext,
-    ) -> Decision {
-        let known = self
-            .cache
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .look_up(action, resource, context);
+    pub fn decide(&self, action: Action, resource: ResourceRef<'_>, context: &RequestContext) -> Decision {
+        let known = self.cache.lock().unwrap_or_else(PoisonError::into_inner).look_up(action, resource, context);
         if let Some(decision) = known {
             return decision;
         }
         let decision = self.frame.decide(self.asked(action, resource, context));
-        self.cache
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(action, resource, context, &decision);
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).insert(action, resource, context, &decision);
         decision
     }
 
@@ -153,17 +141,9 @@ impl Session {
     ) -> Result<Permit<A>, Denied> {
         let decision = self.decide(A::ACTION, resource, context);
         if decision.is_allowed() {
-            Ok(Permit {
-                kind: resource.kind,
-                name: resource.name.into(),
-                decision,
-                ability: PhantomData,
-            })
+            Ok(Permit { kind: resource.kind, name: resource.name.into(), decision, ability: PhantomData })
         } else {
-            Err(Denied {
-                action: A::ACTION,
-                decision,
-            })
+            Err(Denied { action: A::ACTION, decision })
         }
     }
 
@@ -171,25 +151,16 @@ impl Session {
     /// (Kafka's `authorizeByResourceType`). Every yes is the yes of a name that was judged.
     pub fn any_resource(&self, action: Action, context: &RequestContext) -> bool {
         self.sample_names(action, context).iter().any(|name| {
-            let resource = ResourceRef {
-                kind: action.resource(),
-                name,
-            };
-            self.frame
-                .decide(self.asked(action, resource, context))
-                .is_allowed()
+            let resource = ResourceRef { kind: action.resource(), name };
+            self.frame.decide(self.asked(action, resource, context)).is_allowed()
         })
     }
 
     /// Kafka's `authorizedOperations` of one resource.
     pub fn operations_mask(&self, resource: ResourceRef<'_>, context: &RequestContext) -> i32 {
         let actions = Action::ALL.iter().filter(|a| a.resource() == resource.kind);
-        let allowed = actions.filter(|a| {
-            a.operation().is_some() && self.decide(**a, resource, context).is_allowed()
-        });
-        allowed
-            .filter_map(|a| a.operation())
-            .fold(0, |mask, operation| mask | operation.bit())
+        let allowed = actions.filter(|a| a.operation().is_some() && self.decide(**a, resource, context).is_allowed());
+        allowed.filter_map(|a| a.operation()).fold(0, |mask, operation| mask | operation.bit())
     }
 
     /// Keeps the names on which the action is allowed. For listings: no cache, no frame per name.
@@ -203,10 +174,7 @@ impl Session {
     ) -> Vec<T> {
         let account = self.cluster.account.to_string();
         let allowed = |item: &T| {
-            let rest = self.cluster.resource_part(ResourceRef {
-                kind,
-                name: name_of(item),
-            });
+            let rest = self.cluster.resource_part(ResourceRef { kind, name: name_of(item) });
             let resource = ResourceName {
                 partition: &self.cluster.partition,
                 service: "kafka",
@@ -220,20 +188,10 @@ impl Session {
         names.into_iter().filter(allowed).collect()
     }
 
-    pub(crate) fn asked(
-        &self,
-        action: Action,
-        resource: ResourceRef<'_>,
-        context: &RequestContext,
-    ) -> Asked {
+    pub(crate) fn asked(&self, action: Action, resource: ResourceRef<'_>, context: &RequestContext) -> Asked {
         let name = format!("{}:{}", crate::action::SERVICE, action.lower_name());
         let arn = self.cluster.arn_of(resource);
-        Asked::new(
-            Arc::clone(&self.bound),
-            name.into(),
-            arn.into(),
-            context.clone(),
-        )
+        Asked::new(Arc::clone(&self.bound), name.into(), arn.into(), context.clone())
     }
 
     /// Names that the allowing statements were written for: their patterns with wildcards filled in.

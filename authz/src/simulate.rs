@@ -48,17 +48,14 @@ impl Simulator {
     /// # Errors
     /// [`FrameError`] when the frame of decisions cannot be built.
     pub fn new() -> Result<Self, FrameError> {
-        Ok(Self {
-            frame: Frame::shared()?,
-        })
+        Ok(Self { frame: Frame::shared()? })
     }
 
     /// Judges one question.
     #[must_use]
     pub fn decide(&self, simulation: Simulation) -> Decision {
-        let account = simulation
-            .resource_account
-            .unwrap_or_else(|| ResourceName::split(&simulation.resource).account.to_owned());
+        let account =
+            simulation.resource_account.unwrap_or_else(|| ResourceName::split(&simulation.resource).account.to_owned());
         let bound = Bound {
             caller: Caller::parse(&simulation.principal),
             keys: Keys::new(),
@@ -69,12 +66,7 @@ impl Simulator {
         let anonymous = bound.caller.is_anonymous();
         let owned_by_aws = changes_what_aws_owns(&action, &simulation.resource);
         let asks_who_it_is = &*action == "sts:getcalleridentity" && !anonymous;
-        let asked = Asked::new(
-            Arc::new(bound),
-            action,
-            simulation.resource.into(),
-            simulation.context,
-        );
+        let asked = Asked::new(Arc::new(bound), action, simulation.resource.into(), simulation.context);
         let mut decision = self.frame.decide(asked);
         if asks_who_it_is {
             // AWS: needs no permission and cannot be denied.
@@ -100,15 +92,10 @@ impl Simulator {
         match read(&node) {
             Ok(simulation) => {
                 let decision = self.decide(simulation);
-                let word = if decision.verdict == Verdict::Allowed {
-                    "allow"
-                } else {
-                    "deny"
-                };
+                let word = if decision.verdict == Verdict::Allowed { "allow" } else { "deny" };
                 let decisive: Vec<_> = decision.decisive.iter().map(reference).collect();
                 let verdict = decision.verdict.to_string();
-                json!({"id": id, "decision": word, "verdict": verdict, "decisive": decisive})
-                    .to_string()
+                json!({"id": id, "decision": word, "verdict": verdict, "decisive": decisive}).to_string()
             }
             Err(error) => refused(&id, &error.to_string()),
         }
@@ -120,15 +107,12 @@ fn changes_what_aws_owns(action: &str, resource: &str) -> bool {
     let name = ResourceName::split(resource);
     let owned = match action.split_once(':') {
         Some(("iam", _)) => {
-            (name.account == "aws" && name.rest.starts_with("policy/"))
-                || name.rest.starts_with("role/aws-reserved/")
+            (name.account == "aws" && name.rest.starts_with("policy/")) || name.rest.starts_with("role/aws-reserved/")
         }
         Some(("kms", verb)) => verb.ends_with("alias") && name.rest.starts_with("alias/aws/"),
         _ => false,
     };
-    let verbs = [
-        "create", "delete", "set", "tag", "untag", "attach", "detach", "put", "pass", "update",
-    ];
+    let verbs = ["create", "delete", "set", "tag", "untag", "attach", "detach", "put", "pass", "update"];
     let verb = action.split_once(':').map_or("", |(_, verb)| verb);
     // Attaching an AWS policy changes the role, not the policy.
     owned && verbs.iter().any(|v| verb.starts_with(v))
@@ -150,8 +134,7 @@ pub enum SimulationError {
 
 fn refused(id: &serde_json::Value, error: &str) -> String {
     let verdict = Verdict::ImplicitlyDenied.to_string();
-    json!({"id": id, "decision": "deny", "verdict": verdict, "decisive": [], "error": error})
-        .to_string()
+    json!({"id": id, "decision": "deny", "verdict": verdict, "decisive": [], "error": error}).to_string()
 }
 
 fn reference(statement: &StatementRef) -> serde_json::Value {
@@ -175,22 +158,13 @@ fn plain(node: &Node) -> serde_json::Value {
 fn read(node: &Node) -> Result<Simulation, SimulationError> {
     let text = |name: &'static str| -> Result<String, SimulationError> {
         let found = node.member(name).and_then(Node::text);
-        found
-            .map(str::to_owned)
-            .ok_or(SimulationError::Member { name })
+        found.map(str::to_owned).ok_or(SimulationError::Member { name })
     };
     let policies = node.member("policies");
-    let list = |name: &str| {
-        policies
-            .and_then(|p| p.member(name))
-            .map_or(&[][..], Node::elements)
-    };
+    let list = |name: &str| policies.and_then(|p| p.member(name)).map_or(&[][..], Node::elements);
     let one_level = |name: &'static str, kind| documents(list(name), name, kind);
     let levels = |name: &'static str, kind| -> Result<Vec<Vec<Attached>>, SimulationError> {
-        list(name)
-            .iter()
-            .map(|level| documents(level.elements(), name, kind))
-            .collect()
+        list(name).iter().map(|level| documents(level.elements(), name, kind)).collect()
     };
     let layers = Layers {
         identity: one_level("identity", DocumentKind::Identity)?,
@@ -204,14 +178,8 @@ fn read(node: &Node) -> Result<Simulation, SimulationError> {
         principal: principal(node.member("principal"))?,
         action: text("action")?,
         resource: text("resource")?,
-        resource_account: node
-            .member("resourceAccount")
-            .and_then(Node::text)
-            .map(str::to_owned),
-        context: RequestContext {
-            now_ms: None,
-            keys: Arc::new(context(node.member("context"))?),
-        },
+        resource_account: node.member("resourceAccount").and_then(Node::text).map(str::to_owned),
+        context: RequestContext { now_ms: None, keys: Arc::new(context(node.member("context"))?) },
         layers,
     })
 }
@@ -221,9 +189,7 @@ fn principal(node: Option<&Node>) -> Result<String, SimulationError> {
     match node.map(|n| &n.value) {
         None | Some(Value::Null) => Ok("*".to_owned()),
         Some(Value::Text(text)) => Ok(text.to_string()),
-        Some(Value::Object(members))
-            if members.iter().any(|m| m.node.text() == Some("Anonymous")) =>
-        {
+        Some(Value::Object(members)) if members.iter().any(|m| m.node.text() == Some("Anonymous")) => {
             Ok("*".to_owned())
         }
         Some(_) => Err(SimulationError::Member { name: "principal" }),
@@ -240,16 +206,10 @@ fn context(node: Option<&Node>) -> Result<Keys, SimulationError> {
     for member in members {
         let value = match &member.node.value {
             Value::List(nodes) => KeyValue::Many(
-                nodes
-                    .iter()
-                    .map(scalar)
-                    .collect::<Option<_>>()
-                    .ok_or(SimulationError::Member { name: "context" })?,
+                nodes.iter().map(scalar).collect::<Option<_>>().ok_or(SimulationError::Member { name: "context" })?,
             ),
             Value::Null => continue,
-            _ => KeyValue::One(
-                scalar(&member.node).ok_or(SimulationError::Member { name: "context" })?,
-            ),
+            _ => KeyValue::One(scalar(&member.node).ok_or(SimulationError::Member { name: "context" })?),
         };
         keys.put(&member.name, value);
     }
@@ -259,43 +219,24 @@ fn context(node: Option<&Node>) -> Result<Keys, SimulationError> {
 fn scalar(node: &Node) -> Option<Box<str>> {
     match &node.value {
         Value::Text(text) | Value::Number(text) => Some(text.clone()),
-        Value::Bool(value) => Some(if *value {
-            "true".into()
-        } else {
-            "false".into()
-        }),
+        Value::Bool(value) => Some(if *value { "true".into() } else { "false".into() }),
         _ => None,
     }
 }
 
-fn documents(
-    nodes: &[Node],
-    name: &'static str,
-    kind: DocumentKind,
-) -> Result<Vec<Attached>, SimulationError> {
+fn documents(nodes: &[Node], name: &'static str, kind: DocumentKind) -> Result<Vec<Attached>, SimulationError> {
     (0_u32..)
         .zip(nodes)
         .map(|(index, node)| {
             let mut list = Vec::new();
             let file: Arc<str> = format!("{name}[{index}]").into();
-            let mut findings = Findings {
-                file: Arc::clone(&file),
-                list: &mut list,
-            };
+            let mut findings = Findings { file: Arc::clone(&file), list: &mut list };
             match policy::read(node, kind, &mut findings) {
-                Some(document) => Ok(Attached {
-                    name: file,
-                    document: Arc::new(document),
+                Some(document) => Ok(Attached { name: file, document: Arc::new(document) }),
+                None => Err(match list.into_iter().find(|f| f.severity() == crate::Severity::Error) {
+                    Some(finding) => SimulationError::Policy(Box::new(finding)),
+                    None => SimulationError::Member { name: "policies" },
                 }),
-                None => Err(
-                    match list
-                        .into_iter()
-                        .find(|f| f.severity() == crate::Severity::Error)
-                    {
-                        Some(finding) => SimulationError::Policy(Box::new(finding)),
-                        None => SimulationError::Member { name: "policies" },
-                    },
-                ),
             }
         })
         .collect()
@@ -311,8 +252,7 @@ mod tests {
             "resource": "arn:aws:s3:::photos/a.png", "resourceAccount": "111111111111", "policies": {"identity": [
             {"Version": "2012-10-17", "Statement": [{"Sid": "Photos", "Effect": "Allow", "Action": "s3:Get*", "Resource": "arn:aws:s3:::photos/*"}]}],
             "boundary": [], "scp": [], "rcp": [], "resource": [], "session": []}}"#;
-        let answer: serde_json::Value =
-            serde_json::from_str(&Simulator::new().unwrap().judge(line)).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&Simulator::new().unwrap().judge(line)).unwrap();
         assert_eq!(
             answer,
             json!({"id": "7", "decision": "allow", "verdict": "Allowed", "decisive": [

@@ -28,12 +28,8 @@ fn broken(text: &str, edits: &[(usize, usize, String)]) -> String {
 }
 
 fn edits() -> impl Strategy<Value = Vec<(usize, usize, String)>> {
-    let piece = prop_oneof![
-        "[\\[\\]{}\",:*?$/\\\\é\u{0}-]{0,3}",
-        "\\PC{0,4}",
-        Just("${".to_owned()),
-        Just("null".to_owned())
-    ];
+    let piece =
+        prop_oneof!["[\\[\\]{}\",:*?$/\\\\é\u{0}-]{0,3}", "\\PC{0,4}", Just("${".to_owned()), Just("null".to_owned())];
     prop::collection::vec((any::<usize>(), 0..6_usize, piece), 1..4)
 }
 

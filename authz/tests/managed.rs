@@ -34,17 +34,8 @@ fn expected(policy: &str) -> Vec<&'static str> {
         "producer" => &[CONNECT, PRODUCE],
         "idempotent-producer" => &[CONNECT, PRODUCE, &["WriteDataIdempotently"]],
         "transactional-producer" => &[CONNECT, PRODUCE, &["WriteDataIdempotently"], TRANSACTIONS],
-        "consumer" => &[
-            CONNECT,
-            &["DescribeTopic", "ReadData", "DescribeGroup", "AlterGroup"],
-        ],
-        "streams-application" => &[
-            CONNECT,
-            PRODUCE,
-            TRANSACTIONS,
-            APPLICATION,
-            &["AlterTopic", "DeleteTopic"],
-        ],
+        "consumer" => &[CONNECT, &["DescribeTopic", "ReadData", "DescribeGroup", "AlterGroup"]],
+        "streams-application" => &[CONNECT, PRODUCE, TRANSACTIONS, APPLICATION, &["AlterTopic", "DeleteTopic"]],
         "connect-worker" => &[CONNECT, PRODUCE, TRANSACTIONS, APPLICATION],
         _ => return Action::ALL.iter().map(|a| a.name()).collect(),
     };
@@ -58,22 +49,12 @@ fn organisation(policy: &str) -> Organisation {
         )
     };
     let files: BTreeMap<String, String> = [
-        (
-            "tenants/a/tenant.toml".to_owned(),
-            tenant("111111111111", "a"),
-        ),
-        (
-            "tenants/b/tenant.toml".to_owned(),
-            tenant("222222222222", "b"),
-        ),
-        (
-            "tenants/a/users/ann.toml".to_owned(),
-            format!("policies = [\"managed/{policy}\"]"),
-        ),
+        ("tenants/a/tenant.toml".to_owned(), tenant("111111111111", "a")),
+        ("tenants/b/tenant.toml".to_owned(), tenant("222222222222", "b")),
+        ("tenants/a/users/ann.toml".to_owned(), format!("policies = [\"managed/{policy}\"]")),
     ]
     .into();
-    Organisation::load(&files, &mut Library::default())
-        .unwrap_or_else(|f| panic!("{policy}: {f:?}"))
+    Organisation::load(&files, &mut Library::default()).unwrap_or_else(|f| panic!("{policy}: {f:?}"))
 }
 
 #[test]
@@ -84,26 +65,13 @@ fn managed_policies_permit_what_they_are_for_and_nothing_else() {
         let organisation = engine.organisation();
         let ann = organisation.tenants().next().unwrap().user("ann").unwrap();
         let other = organisation.tenants().last().unwrap().account();
-        let (own, foreign) = (
-            engine.bind(&ann).unwrap(),
-            engine.bind_with(&ann, other, &[]).unwrap(),
-        );
+        let (own, foreign) = (engine.bind(&ann).unwrap(), engine.bind_with(&ann, other, &[]).unwrap());
         let expected = expected(policy);
         for action in Action::ALL {
-            let resource = ResourceRef {
-                kind: action.resource(),
-                name: "x",
-            };
+            let resource = ResourceRef { kind: action.resource(), name: "x" };
             let allowed = own.decide(*action, resource, &context).is_allowed();
-            assert_eq!(
-                allowed,
-                expected.contains(&action.name()),
-                "{policy}: {action}"
-            );
-            assert!(
-                !foreign.decide(*action, resource, &context).is_allowed(),
-                "{policy}: {action} of another tenant"
-            );
+            assert_eq!(allowed, expected.contains(&action.name()), "{policy}: {action}");
+            assert!(!foreign.decide(*action, resource, &context).is_allowed(), "{policy}: {action} of another tenant");
         }
     }
 }

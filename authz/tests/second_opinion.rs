@@ -35,12 +35,8 @@ impl Chance {
     }
 }
 
-const ACTIONS: &[&str] = &[
-    "kafka-cluster:ReadData",
-    "kafka-cluster:WriteData",
-    "kafka-cluster:Connect",
-    "s3:GetObject",
-];
+const ACTIONS: &[&str] =
+    &["kafka-cluster:ReadData", "kafka-cluster:WriteData", "kafka-cluster:Connect", "s3:GetObject"];
 const ACTION_PATTERNS: &[&str] = &[
     "*",
     "*",
@@ -94,36 +90,13 @@ const NAMED: &[&str] = &[
     "arn:aws:iam::222222222222:user/eve",
     "arn:aws:iam::222222222222:role/reader",
 ];
-const TEXTS: &[&str] = &[
-    "ann",
-    "Ann",
-    "red",
-    "blue",
-    "r*",
-    "?ed",
-    "${aws:username}",
-    "${aws:absent}",
-    "${aws:absent, 'red'}",
-    "${*}",
-];
+const TEXTS: &[&str] =
+    &["ann", "Ann", "red", "blue", "r*", "?ed", "${aws:username}", "${aws:absent}", "${aws:absent, 'red'}", "${*}"];
 const NUMBERS: &[&str] = &["5", "10", "10.0", "-3", "60"];
-const MOMENTS: &[&str] = &[
-    "2025-01-01T00:00:00Z",
-    "2026-06-01T12:00:00Z",
-    "2026-06-01T12:00:01Z",
-];
-const NETWORKS: &[&str] = &[
-    "10.0.0.0/8",
-    "10.1.2.3",
-    "10.1.2.3/32",
-    "192.168.0.0/16",
-    "0.0.0.0/0",
-];
-const ARNS: &[&str] = &[
-    "arn:aws:iam::111111111111:user/*",
-    "arn:aws:iam::*:role/reader",
-    "arn:aws:iam::111111111111:*/${aws:username}",
-];
+const MOMENTS: &[&str] = &["2025-01-01T00:00:00Z", "2026-06-01T12:00:00Z", "2026-06-01T12:00:01Z"];
+const NETWORKS: &[&str] = &["10.0.0.0/8", "10.1.2.3", "10.1.2.3/32", "192.168.0.0/16", "0.0.0.0/0"];
+const ARNS: &[&str] =
+    &["arn:aws:iam::111111111111:user/*", "arn:aws:iam::*:role/reader", "arn:aws:iam::111111111111:*/${aws:username}"];
 
 fn context(chance: &mut Chance) -> Value {
     let mut keys = Map::new();
@@ -133,56 +106,24 @@ fn context(chance: &mut Chance) -> Value {
         }
     };
     put(chance, "aws:username", &["ann", "bob", "*"]);
-    put(
-        chance,
-        "aws:PrincipalTag/team",
-        &["red", "Red", "blue", "r*"],
-    );
-    put(
-        chance,
-        "aws:SourceIp",
-        &["10.1.2.3", "192.168.7.7", "8.8.8.8"],
-    );
-    put(
-        chance,
-        "aws:MultiFactorAuthAge",
-        &["5", "10", "59", "sixty"],
-    );
+    put(chance, "aws:PrincipalTag/team", &["red", "Red", "blue", "r*"]);
+    put(chance, "aws:SourceIp", &["10.1.2.3", "192.168.7.7", "8.8.8.8"]);
+    put(chance, "aws:MultiFactorAuthAge", &["5", "10", "59", "sixty"]);
     put(chance, "aws:CurrentTime", MOMENTS);
     put(chance, "aws:SecureTransport", &["true", "false", "maybe"]);
-    put(
-        chance,
-        "aws:PrincipalArn",
-        &[
-            "arn:aws:iam::111111111111:user/ann",
-            "arn:aws:iam::1:role/reader",
-            "none",
-        ],
-    );
+    put(chance, "aws:PrincipalArn", &["arn:aws:iam::111111111111:user/ann", "arn:aws:iam::1:role/reader", "none"]);
     if !chance.one_in(3) {
-        let tags: Vec<&str> = (0..chance.below(3))
-            .map(|_| *chance.pick(&["red", "blue", "ann"]))
-            .collect();
+        let tags: Vec<&str> = (0..chance.below(3)).map(|_| *chance.pick(&["red", "blue", "ann"])).collect();
         keys.insert("aws:TagKeys".to_owned(), json!(tags));
     }
     Value::Object(keys)
 }
 
 fn condition(chance: &mut Chance) -> Value {
-    let text_keys = &[
-        "aws:username",
-        "AWS:principaltag/TEAM",
-        "aws:TagKeys",
-        "aws:absent",
-    ];
+    let text_keys = &["aws:username", "AWS:principaltag/TEAM", "aws:TagKeys", "aws:absent"];
     let (operators, keys, values): (&[&str], &[&str], &[&str]) = match chance.below(8) {
         0 => (
-            &[
-                "StringEquals",
-                "StringNotEquals",
-                "StringEqualsIgnoreCase",
-                "StringNotEqualsIgnoreCase",
-            ],
+            &["StringEquals", "StringNotEquals", "StringEqualsIgnoreCase", "StringNotEqualsIgnoreCase"],
             text_keys,
             TEXTS,
         ),
@@ -211,29 +152,14 @@ fn condition(chance: &mut Chance) -> Value {
             &["aws:CurrentTime"],
             MOMENTS,
         ),
-        5 => (
-            &["IpAddress", "NotIpAddress"],
-            &["aws:SourceIp", "aws:absent"],
-            NETWORKS,
-        ),
-        6 => (
-            &["ArnEquals", "ArnLike", "ArnNotEquals", "ArnNotLike"],
-            &["aws:PrincipalArn"],
-            ARNS,
-        ),
-        _ => (
-            &["Bool", "Null"],
-            &["aws:SecureTransport", "aws:username", "aws:TagKeys"],
-            &["true", "false"],
-        ),
+        5 => (&["IpAddress", "NotIpAddress"], &["aws:SourceIp", "aws:absent"], NETWORKS),
+        6 => (&["ArnEquals", "ArnLike", "ArnNotEquals", "ArnNotLike"], &["aws:PrincipalArn"], ARNS),
+        _ => (&["Bool", "Null"], &["aws:SecureTransport", "aws:username", "aws:TagKeys"], &["true", "false"]),
     };
     let mut operator = (*chance.pick(operators)).to_owned();
     if operator != "Null" {
         if chance.one_in(4) {
-            operator = format!(
-                "{}:{operator}",
-                chance.pick(&["ForAllValues", "ForAnyValue"])
-            );
+            operator = format!("{}:{operator}", chance.pick(&["ForAllValues", "ForAnyValue"]));
         }
         if chance.one_in(4) {
             operator.push_str("IfExists");
@@ -245,37 +171,15 @@ fn condition(chance: &mut Chance) -> Value {
 
 fn statement(chance: &mut Chance, principals: bool, denies: usize) -> Value {
     let mut members = Map::new();
-    members.insert(
-        "Effect".into(),
-        if chance.one_in(denies) {
-            "Deny"
-        } else {
-            "Allow"
-        }
-        .into(),
-    );
+    members.insert("Effect".into(), if chance.one_in(denies) { "Deny" } else { "Allow" }.into());
     let not = |chance: &mut Chance, name: &str| {
-        if chance.one_in(6) {
-            format!("Not{name}")
-        } else {
-            name.to_owned()
-        }
+        if chance.one_in(6) { format!("Not{name}") } else { name.to_owned() }
     };
-    members.insert(
-        not(chance, "Action"),
-        json!(chance.some(ACTION_PATTERNS, 2)),
-    );
-    members.insert(
-        not(chance, "Resource"),
-        json!(chance.some(RESOURCE_PATTERNS, 2)),
-    );
+    members.insert(not(chance, "Action"), json!(chance.some(ACTION_PATTERNS, 2)));
+    members.insert(not(chance, "Resource"), json!(chance.some(RESOURCE_PATTERNS, 2)));
     if principals {
         let named = chance.some(NAMED, 2);
-        let value = if chance.one_in(5) {
-            json!("*")
-        } else {
-            json!({ "AWS": named })
-        };
+        let value = if chance.one_in(5) { json!("*") } else { json!({ "AWS": named }) };
         members.insert(not(chance, "Principal"), value);
     }
     if chance.one_in(2) {
@@ -286,21 +190,13 @@ fn statement(chance: &mut Chance, principals: bool, denies: usize) -> Value {
 
 fn document(chance: &mut Chance, principals: bool) -> Value {
     let count = 1 + chance.below(3);
-    let statements: Vec<Value> = (0..count)
-        .map(|_| statement(chance, principals, 5))
-        .collect();
-    let version = if chance.one_in(10) {
-        "2008-10-17"
-    } else {
-        "2012-10-17"
-    };
+    let statements: Vec<Value> = (0..count).map(|_| statement(chance, principals, 5)).collect();
+    let version = if chance.one_in(10) { "2008-10-17" } else { "2012-10-17" };
     json!({ "Version": version, "Statement": statements })
 }
 
 fn documents(chance: &mut Chance, most: usize, principals: bool) -> Vec<Value> {
-    (0..chance.below(most + 1))
-        .map(|_| document(chance, principals))
-        .collect()
+    (0..chance.below(most + 1)).map(|_| document(chance, principals)).collect()
 }
 
 fn question(chance: &mut Chance) -> Value {
@@ -356,10 +252,7 @@ fn expand(text: &str, version: &str, context: &Map<String, Value>) -> Option<Vec
             }
             let mut parts = inside.split(", ");
             let name = parts.next().unwrap().to_lowercase();
-            let found = context
-                .iter()
-                .find(|(k, _)| k.to_lowercase() == name)
-                .map(|(_, v)| v);
+            let found = context.iter().find(|(k, _)| k.to_lowercase() == name).map(|(_, v)| v);
             let value = match found {
                 Some(Value::String(text)) => text.clone(),
                 Some(_) => return None,
@@ -406,11 +299,7 @@ fn strings(value: &Value) -> Vec<&str> {
 }
 
 fn action_named(statement: &Value, action: &str) -> bool {
-    let any = |list: &Value| {
-        strings(list)
-            .iter()
-            .any(|p| like(&plain(&p.to_lowercase()), &action.to_lowercase()))
-    };
+    let any = |list: &Value| strings(list).iter().any(|p| like(&plain(&p.to_lowercase()), &action.to_lowercase()));
     match statement.get("Action") {
         Some(list) => any(list),
         None => !any(&statement["NotAction"]),
@@ -422,19 +311,13 @@ fn resource_named(statement: &Value, version: &str, asked: &Asked<'_>) -> bool {
         if pattern == "*" {
             return true;
         }
-        let (wanted, have): (Vec<&str>, Vec<&str>) = (
-            pattern.splitn(6, ':').collect(),
-            asked.resource.splitn(6, ':').collect(),
-        );
+        let (wanted, have): (Vec<&str>, Vec<&str>) =
+            (pattern.splitn(6, ':').collect(), asked.resource.splitn(6, ':').collect());
         if !(0..5).all(|part| like(&plain(wanted[part]), have[part])) {
             return false;
         }
         // S3 has no type word; otherwise the word up to the first `/` is compared as it stands.
-        let word = if wanted[2] == "s3" {
-            0
-        } else {
-            wanted[5].find('/').map_or(0, |at| at + 1)
-        };
+        let word = if wanted[2] == "s3" { 0 } else { wanted[5].find('/').map_or(0, |at| at + 1) };
         let (word, id) = wanted[5].split_at(word);
         have[5].starts_with(word)
             && expand(id, version, asked.context).is_some_and(|p| like(&p, &have[5][word.len()..]))
@@ -446,33 +329,18 @@ fn resource_named(statement: &Value, version: &str, asked: &Asked<'_>) -> bool {
 }
 
 fn ip(text: &str) -> Option<u32> {
-    let parts: Vec<u32> = text
-        .split('.')
-        .map(|p| p.parse().ok())
-        .collect::<Option<_>>()?;
+    let parts: Vec<u32> = text.split('.').map(|p| p.parse().ok()).collect::<Option<_>>()?;
     Some(parts.iter().fold(0, |all, part| all * 256 + part))
 }
 
 /// One value of the request against one of the policy, for the operator without its negation. `None`: incomparable.
-fn compare(
-    base: &str,
-    wanted: &str,
-    have: &str,
-    version: &str,
-    context: &Map<String, Value>,
-) -> Option<bool> {
-    let lower = |s: Vec<Symbol>| {
-        s.into_iter()
-            .flat_map(|(c, w)| c.to_lowercase().map(move |c| (c, w)))
-            .collect::<Vec<_>>()
-    };
+fn compare(base: &str, wanted: &str, have: &str, version: &str, context: &Map<String, Value>) -> Option<bool> {
+    let lower =
+        |s: Vec<Symbol>| s.into_iter().flat_map(|(c, w)| c.to_lowercase().map(move |c| (c, w))).collect::<Vec<_>>();
     let literal = |s: Vec<Symbol>| s.into_iter().map(|(c, _)| (c, false)).collect::<Vec<_>>();
     Some(match base {
         "StringEquals" => like(&literal(expand(wanted, version, context)?), have),
-        "StringEqualsIgnoreCase" => like(
-            &literal(lower(expand(wanted, version, context)?)),
-            &have.to_lowercase(),
-        ),
+        "StringEqualsIgnoreCase" => like(&literal(lower(expand(wanted, version, context)?)), &have.to_lowercase()),
         "StringLike" => like(&expand(wanted, version, context)?, have),
         "Bool" => {
             if have != "true" && have != "false" {
@@ -486,10 +354,8 @@ fn compare(
             (u64::from(ip(network)?) >> shift) == (u64::from(ip(have)?) >> shift)
         }
         "ArnEquals" | "ArnLike" => {
-            let (wanted, have): (Vec<&str>, Vec<&str>) = (
-                wanted.splitn(6, ':').collect(),
-                have.splitn(6, ':').collect(),
-            );
+            let (wanted, have): (Vec<&str>, Vec<&str>) =
+                (wanted.splitn(6, ':').collect(), have.splitn(6, ':').collect());
             if have.len() < 6 {
                 return None;
             }
@@ -500,12 +366,7 @@ fn compare(
             all
         }
         _ if base.starts_with("Date") => ordered(&base[4..], have.cmp(wanted)),
-        _ => ordered(
-            &base[7..],
-            have.parse::<f64>()
-                .ok()?
-                .partial_cmp(&wanted.parse::<f64>().ok()?)?,
-        ),
+        _ => ordered(&base[7..], have.parse::<f64>().ok()?.partial_cmp(&wanted.parse::<f64>().ok()?)?),
     })
 }
 
@@ -519,26 +380,13 @@ fn ordered(relation: &str, order: std::cmp::Ordering) -> bool {
     }
 }
 
-fn condition_holds(
-    operator: &str,
-    key: &str,
-    values: &Value,
-    version: &str,
-    context: &Map<String, Value>,
-) -> bool {
-    let found = context
-        .iter()
-        .find(|(k, _)| k.eq_ignore_ascii_case(key))
-        .map(|(_, v)| v);
+fn condition_holds(operator: &str, key: &str, values: &Value, version: &str, context: &Map<String, Value>) -> bool {
+    let found = context.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v);
     if operator == "Null" {
         return strings(values).contains(&if found.is_none() { "true" } else { "false" });
     }
-    let (quantifier, rest) = operator
-        .split_once(':')
-        .map_or((None, operator), |(q, r)| (Some(q), r));
-    let (rest, if_exists) = rest
-        .strip_suffix("IfExists")
-        .map_or((rest, false), |r| (r, true));
+    let (quantifier, rest) = operator.split_once(':').map_or((None, operator), |(q, r)| (Some(q), r));
+    let (rest, if_exists) = rest.strip_suffix("IfExists").map_or((rest, false), |r| (r, true));
     let negated = rest.contains("Not");
     let base = rest.replacen("Not", "", 1);
     let Some(found) = found else {
@@ -549,15 +397,9 @@ fn condition_holds(
         };
     };
     let holds = |have: &str| {
-        let results: Vec<Option<bool>> = strings(values)
-            .iter()
-            .map(|w| compare(&base, w, have, version, context))
-            .collect();
-        if negated {
-            results.iter().all(|r| *r == Some(false))
-        } else {
-            results.contains(&Some(true))
-        }
+        let results: Vec<Option<bool>> =
+            strings(values).iter().map(|w| compare(&base, w, have, version, context)).collect();
+        if negated { results.iter().all(|r| *r == Some(false)) } else { results.contains(&Some(true)) }
     };
     match (quantifier, found) {
         (None, Value::Array(_)) => false,
@@ -582,10 +424,7 @@ fn principal_named(statement: &Value, principal: &str, bounded: bool) -> Option<
         if named == account || named == format!("arn:aws:iam::{account}:root") {
             return Some(Names::Account);
         }
-        let role_name = named
-            .split(":role/")
-            .nth(1)
-            .map(|path| path.split('/').next_back().unwrap());
+        let role_name = named.split(":role/").nth(1).map(|path| path.split('/').next_back().unwrap());
         let same_account = named.split(':').nth(4) == Some(account);
         if let (Some(role), Some(session)) = (role_name, principal.split("assumed-role/").nth(1))
             && same_account
@@ -593,11 +432,7 @@ fn principal_named(statement: &Value, principal: &str, bounded: bool) -> Option<
         {
             return Some(Names::Role);
         }
-        (named == principal).then_some(if principal.contains(":role/") {
-            Names::Role
-        } else {
-            Names::Caller
-        })
+        (named == principal).then_some(if principal.contains(":role/") { Names::Role } else { Names::Caller })
     };
     let fits = |value: &Value| -> Vec<Names> {
         let names = value.get("AWS").map_or_else(|| strings(value), strings);
@@ -606,9 +441,7 @@ fn principal_named(statement: &Value, principal: &str, bounded: bool) -> Option<
     match statement.get("Principal") {
         Some(value) => {
             let fits = fits(value);
-            [Names::Caller, Names::Role, Names::Account]
-                .into_iter()
-                .find(|names| fits.contains(names))
+            [Names::Caller, Names::Role, Names::Account].into_iter().find(|names| fits.contains(names))
         }
         None => {
             let hits_all = bounded && statement["Effect"] == "Deny";
@@ -628,10 +461,7 @@ fn statement_matches(statement: &Value, version: &str, asked: &Asked<'_>) -> boo
     action_named(statement, asked.action)
         && resource_named(statement, version, asked)
         && conditions.into_iter().flatten().all(|(operator, keys)| {
-            keys.as_object()
-                .unwrap()
-                .iter()
-                .all(|(k, v)| condition_holds(operator, k, v, version, asked.context))
+            keys.as_object().unwrap().iter().all(|(k, v)| condition_holds(operator, k, v, version, asked.context))
         })
 }
 
@@ -667,49 +497,30 @@ fn second_opinion(question: &Value) -> &'static str {
     };
     let levels = |name: &str| policies[name].as_array().unwrap().clone();
     let plain_layers = ["identity", "boundary", "session"];
-    let denied = plain_layers
-        .iter()
-        .any(|layer| !of(&policies[*layer], "Deny", false).is_empty())
+    let denied = plain_layers.iter().any(|layer| !of(&policies[*layer], "Deny", false).is_empty())
         || !of(&policies["resource"], "Deny", true).is_empty()
-        || ["scp", "rcp"].iter().any(|name| {
-            levels(name)
-                .iter()
-                .any(|level| !of(level, "Deny", false).is_empty())
-        });
+        || ["scp", "rcp"].iter().any(|name| levels(name).iter().any(|level| !of(level, "Deny", false).is_empty()));
     if denied {
         return "ExplicitlyDenied";
     }
     let allows = |layer: &Value| !of(layer, "Allow", false).is_empty();
-    let absent_or_allows =
-        |name: &str| policies[name].as_array().unwrap().is_empty() || allows(&policies[name]);
+    let absent_or_allows = |name: &str| policies[name].as_array().unwrap().is_empty() || allows(&policies[name]);
     let guardrails = levels("scp").iter().all(allows);
-    let controls = levels("rcp")
-        .iter()
-        .all(|level| !level.to_string().contains("\"Allow\"") || allows(level));
+    let controls = levels("rcp").iter().all(|level| !level.to_string().contains("\"Allow\"") || allows(level));
     let identity = allows(&policies["identity"]);
     let grants = of(&policies["resource"], "Allow", true);
     let same_account = principal.split(':').nth(4) == question["resourceAccount"].as_str();
     let core = if same_account {
-        grants.contains(&Names::Caller)
-            || (absent_or_allows("boundary") && (grants.contains(&Names::Role) || identity))
+        grants.contains(&Names::Caller) || (absent_or_allows("boundary") && (grants.contains(&Names::Role) || identity))
     } else {
         absent_or_allows("boundary") && identity && !grants.is_empty()
     };
-    if core && guardrails && controls && absent_or_allows("session") {
-        "Allowed"
-    } else {
-        "ImplicitlyDenied"
-    }
+    if core && guardrails && controls && absent_or_allows("session") { "Allowed" } else { "ImplicitlyDenied" }
 }
 
 #[test]
 fn two_evaluators_agree_on_generated_questions_of_all_families() {
-    let from = |name: &str, default: u64| {
-        std::env::var(name)
-            .ok()
-            .and_then(|v| v.parse().ok())
-            .unwrap_or(default)
-    };
+    let from = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
     let mut chance = Chance(from("SCHLOSS_SEED", 20_261_124));
     let simulator = Simulator::new().unwrap();
     let mut seen = [0_u64; 3];
@@ -719,10 +530,7 @@ fn two_evaluators_agree_on_generated_questions_of_all_families() {
         let wanted = second_opinion(&question);
         assert!(answer.get("error").is_none(), "case {case}: {answer}");
         assert_eq!(answer["verdict"], wanted, "case {case}: {question}");
-        seen[["Allowed", "ImplicitlyDenied", "ExplicitlyDenied"]
-            .iter()
-            .position(|v| *v == wanted)
-            .unwrap()] += 1;
+        seen[["Allowed", "ImplicitlyDenied", "ExplicitlyDenied"].iter().position(|v| *v == wanted).unwrap()] += 1;
     }
     assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
     println!("{seen:?}");

@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::try_join_all;
 use schloss_audit::{Class, CountKey, Event, Verdict};
-use schloss_authz::{Ability, Action};
-use schloss_authz::{ResourceKind, ResourceRef};
-use schloss_authz::RequestContext;
 use schloss_authz::Decision;
+use schloss_authz::RequestContext;
+use schloss_authz::{Ability, Action};
 use schloss_authz::{Permit, Session as Policies};
+use schloss_authz::{ResourceKind, ResourceRef};
 use schloss_core::{ErrorCode, TopicId};
 use schloss_wire::request::RequestHeader;
 
@@ -63,7 +63,13 @@ struct Refusals {
 impl Call {
     /// Begins a request under the policies in force now.
     #[must_use]
-    pub fn new(broker: Arc<Broker>, session: Arc<Session>, header: RequestHeader, api: &'static str, number: u64) -> Self {
+    pub fn new(
+        broker: Arc<Broker>,
+        session: Arc<Session>,
+        header: RequestHeader,
+        api: &'static str,
+        number: u64,
+    ) -> Self {
         let policies = session.policies();
         let context = session.context.at(broker.clock.now_ms());
         let request_id = format!("{}-{number}", session.id);
@@ -127,7 +133,8 @@ impl Call {
     /// # Errors
     /// TOPIC_AUTHORIZATION_FAILED without looking whether it exists, else UNKNOWN_TOPIC_OR_PARTITION.
     pub fn topic<A: Ability>(&self, ability: A, name: &str) -> Result<Arc<Topic>, ErrorCode> {
-        let permit = self.allow(ability, ResourceRef::topic(name)).map_err(|Denied| ErrorCode::TOPIC_AUTHORIZATION_FAILED)?;
+        let permit =
+            self.allow(ability, ResourceRef::topic(name)).map_err(|Denied| ErrorCode::TOPIC_AUTHORIZATION_FAILED)?;
         self.session.tenant.catalog.permitted(&permit).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
     }
 
@@ -191,7 +198,10 @@ impl Call {
         {
             last.count = last.count.saturating_add(u64::try_from(refusals.left_out).unwrap_or(u64::MAX));
         }
-        try_join_all(events.into_iter().map(|event| self.broker.audit.record(event))).await.map(drop).map_err(|_| NotRecorded)
+        try_join_all(events.into_iter().map(|event| self.broker.audit.record(event)))
+            .await
+            .map(drop)
+            .map_err(|_| NotRecorded)
     }
 
     fn refuse(&self, action: Action, resource: ResourceRef<'_>, decision: &Decision) {
@@ -205,7 +215,14 @@ impl Call {
         refusals.events.push(event);
     }
 
-    fn event(&self, class: Class, action: Action, resource: ResourceRef<'_>, verdict: Verdict, decision: &Decision) -> Event {
+    fn event(
+        &self,
+        class: Class,
+        action: Action,
+        resource: ResourceRef<'_>,
+        verdict: Verdict,
+        decision: &Decision,
+    ) -> Event {
         let mut event = Event::new(Some(self.session.tenant.id), class, verdict, action.full_name());
         event.principal = Some(self.session.principal.to_string());
         event.resource = Some(self.session.tenant.cluster.arn_of(resource));

@@ -101,18 +101,32 @@ impl Broker {
     /// A numbered [`Failure`] that says what to do.
     pub async fn open(config: Config) -> Result<Arc<Self>, Failure> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let (organisation, digest) = tenancy::load(&config.organisation_dir)
-            .map_err(|error| Failure::new(Number::Organisation, error, format!("mend the files under `{}`", config.organisation_dir.display())))?;
+        let (organisation, digest) = tenancy::load(&config.organisation_dir).map_err(|error| {
+            Failure::new(
+                Number::Organisation,
+                error,
+                format!("mend the files under `{}`", config.organisation_dir.display()),
+            )
+        })?;
         let tls = open_tls(&config, &organisation)?;
         create_data_folder(&config.data_dir)?;
-        let metadata: Arc<dyn Metadata> = Arc::new(SqliteMetadata::open(&config.data_dir.join(MANIFEST)).map_err(|error| manifest(&config.data_dir, error))?);
-        let cluster = ClusterId::from_bytes(metadata.cluster_id().await.map_err(|error| manifest(&config.data_dir, error))?);
+        let metadata: Arc<dyn Metadata> = Arc::new(
+            SqliteMetadata::open(&config.data_dir.join(MANIFEST)).map_err(|error| manifest(&config.data_dir, error))?,
+        );
+        let cluster =
+            ClusterId::from_bytes(metadata.cluster_id().await.map_err(|error| manifest(&config.data_dir, error))?);
         write_cluster_id(&config.data_dir, cluster)?;
         let vault = keys::open(&config, &organisation).await?;
-        let audit = AuditLog::open(AuditConfig::new(config.data_dir.join("audit"), cluster), &*vault, Arc::clone(&clock)).await.map_err(audit_log)?;
+        let audit =
+            AuditLog::open(AuditConfig::new(config.data_dir.join("audit"), cluster), &*vault, Arc::clone(&clock))
+                .await
+                .map_err(audit_log)?;
         vault.attach_sink(Arc::new(Recorder(Arc::clone(&audit))));
-        let engine = open_engine(&config, cluster, Arc::clone(&metadata), Arc::clone(&vault), Arc::clone(&clock)).await?;
-        let tenancy = Tenancy::new(organisation, digest).map_err(|error| Failure::new(Number::Organisation, error, "report this: the policy engine did not start"))?;
+        let engine =
+            open_engine(&config, cluster, Arc::clone(&metadata), Arc::clone(&vault), Arc::clone(&clock)).await?;
+        let tenancy = Tenancy::new(organisation, digest).map_err(|error| {
+            Failure::new(Number::Organisation, error, "report this: the policy engine did not start")
+        })?;
         let broker = Arc::new(Self {
             tenancy,
             config,
@@ -192,17 +206,26 @@ impl Broker {
         outcome.ok_or(Refused { request_id: id })
     }
 
-    fn identify(&self, tls: &ServerConnection, source: SocketAddr, id: &str) -> Result<(Session, String), (Option<TenantId>, String)> {
+    fn identify(
+        &self,
+        tls: &ServerConnection,
+        source: SocketAddr,
+        id: &str,
+    ) -> Result<(Session, String), (Option<TenantId>, String)> {
         let identity = self.tls.client_identity(tls).map_err(|error| (None, error.to_string()))?;
         let organisation = self.tenancy.policies().organisation();
-        let entry = by_alias(&organisation, &identity.tenant).ok_or((None, "the certificate's CA belongs to no tenant".to_owned()))?;
+        let entry = by_alias(&organisation, &identity.tenant)
+            .ok_or((None, "the certificate's CA belongs to no tenant".to_owned()))?;
         let number = tenant_id(entry).ok_or((None, "the tenant's account id is malformed".to_owned()))?;
         let fail = |reason: &dyn std::fmt::Display| (Some(number), reason.to_string());
         let own_name = tls.server_name().filter(|name| organisation.tenant_by_host(name).is_some());
-        if own_name.is_some_and(|name| organisation.tenant_by_host(name).is_none_or(|named| named.alias() != entry.alias())) {
+        if own_name
+            .is_some_and(|name| organisation.tenant_by_host(name).is_none_or(|named| named.alias() != entry.alias()))
+        {
             return Err(fail(&"the certificate is of another tenant than the host name dialled"));
         }
-        let tenant = self.tenancy.tenant(number).ok_or_else(|| fail(&"the tenant is not open: its keys cannot be had now"))?;
+        let tenant =
+            self.tenancy.tenant(number).ok_or_else(|| fail(&"the tenant is not open: its keys cannot be had now"))?;
         let principal = entry.identify(&facts(&identity)).map_err(|error| fail(&error))?;
         let policies = self.tenancy.policies().bind(&principal).map_err(|error| fail(&error))?;
         let advertised = match own_name {
@@ -251,8 +274,12 @@ impl Broker {
 
     fn bound_anew(&self, session: &Session) -> Option<Policies> {
         let organisation = self.tenancy.policies().organisation();
-        let entry = by_alias(&organisation, &session.certificate.tenant).filter(|entry| tenant_id(entry) == Some(session.tenant.id))?;
-        let principal = entry.identify(&facts(&session.certificate)).ok().filter(|principal| *principal.arn() == *session.principal)?;
+        let entry = by_alias(&organisation, &session.certificate.tenant)
+            .filter(|entry| tenant_id(entry) == Some(session.tenant.id))?;
+        let principal = entry
+            .identify(&facts(&session.certificate))
+            .ok()
+            .filter(|principal| *principal.arn() == *session.principal)?;
         self.tenancy.policies().bind(&principal).ok()
     }
 
@@ -311,7 +338,12 @@ impl Broker {
         let readings = &self.metrics.readings;
         let engine = self.engine.stats();
         let kms = self.vault.stats();
-        readings.kms_calls.set(kms.generate_calls.saturating_add(kms.decrypt_calls).saturating_add(kms.re_encrypt_calls).saturating_add(kms.describe_calls));
+        readings.kms_calls.set(
+            kms.generate_calls
+                .saturating_add(kms.decrypt_calls)
+                .saturating_add(kms.re_encrypt_calls)
+                .saturating_add(kms.describe_calls),
+        );
         readings.kms_failures.set(kms.denied.saturating_add(kms.unreachable));
         readings.wal_entries.set(engine.wal_entries);
         readings.wal_bytes.set(engine.wal_bytes);
@@ -339,17 +371,39 @@ impl Broker {
 
     async fn open_tenant(&self, id: TenantId, entry: &schloss_authz::Tenant) -> Result<Tenant, Failure> {
         let limits = &self.config.limits;
-        let stored = |error: &dyn std::fmt::Display| Failure::new(Number::Storage, format!("tenant {id}: {error}"), "restore the data folder from a backup, or see the manual, chapter operations");
-        let keys = self
-            .engine
-            .tenant_keys(id)
-            .await
-            .map_err(|error| Failure::new(Number::Kms, format!("keys of tenant {id}: {error}"), "check the tenant's KMS key and the key service, then start again; nothing was changed"))?;
-        let catalog_limits = CatalogLimits { topics_max: limits.topics_per_tenant_max, partitions_max: limits.partitions_per_tenant_max };
-        let catalog = Catalog::open(id, &*self.metadata, Arc::clone(&self.engine), Arc::clone(&self.clock), self.config.topic_defaults.clone(), catalog_limits, keys).await;
+        let stored = |error: &dyn std::fmt::Display| {
+            Failure::new(
+                Number::Storage,
+                format!("tenant {id}: {error}"),
+                "restore the data folder from a backup, or see the manual, chapter operations",
+            )
+        };
+        let keys = self.engine.tenant_keys(id).await.map_err(|error| {
+            Failure::new(
+                Number::Kms,
+                format!("keys of tenant {id}: {error}"),
+                "check the tenant's KMS key and the key service, then start again; nothing was changed",
+            )
+        })?;
+        let catalog_limits = CatalogLimits {
+            topics_max: limits.topics_per_tenant_max,
+            partitions_max: limits.partitions_per_tenant_max,
+        };
+        let catalog = Catalog::open(
+            id,
+            &*self.metadata,
+            Arc::clone(&self.engine),
+            Arc::clone(&self.clock),
+            self.config.topic_defaults.clone(),
+            catalog_limits,
+            keys,
+        )
+        .await;
         let state = self.engine.state(id);
-        let groups = Groups::open(id, Arc::clone(&self.engine), Arc::clone(&self.clock), &self.config.groups, &state).map_err(|error| stored(&error))?;
-        let producers = Producers::open(id, Arc::clone(&self.engine), Arc::clone(&self.clock), &state).map_err(|error| stored(&error))?;
+        let groups = Groups::open(id, Arc::clone(&self.engine), Arc::clone(&self.clock), &self.config.groups, &state)
+            .map_err(|error| stored(&error))?;
+        let producers = Producers::open(id, Arc::clone(&self.engine), Arc::clone(&self.clock), &state)
+            .map_err(|error| stored(&error))?;
         let units = (limits.queued_request_bytes_max / BUDGET_UNIT_BYTES).min(Semaphore::MAX_PERMITS);
         Ok(Tenant {
             id,
@@ -468,7 +522,11 @@ async fn tick_groups(broker: Arc<Broker>) {
 
 async fn listen(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
-        Failure::new(Number::Listener, format!("`{address}` cannot be listened on: {error}"), format!("free the port or choose another with `{key}` (quickstart: --port)"))
+        Failure::new(
+            Number::Listener,
+            format!("`{address}` cannot be listened on: {error}"),
+            format!("free the port or choose another with `{key}` (quickstart: --port)"),
+        )
     })
 }
 
@@ -477,7 +535,13 @@ fn by_alias<'o>(organisation: &'o Organisation, alias: &str) -> Option<&'o schlo
 }
 
 fn facts(identity: &ClientIdentity) -> CertificateFacts<'_> {
-    CertificateFacts { subject: &identity.subject, common_name: identity.common_name.as_deref(), uris: &identity.uris, dns: &identity.dns, emails: &identity.emails }
+    CertificateFacts {
+        subject: &identity.subject,
+        common_name: identity.common_name.as_deref(),
+        uris: &identity.uris,
+        dns: &identity.dns,
+        emails: &identity.emails,
+    }
 }
 
 /// What policies may ask about the connection (`aws:SourceIp`, `aws:SecureTransport`, and our own keys).
@@ -489,21 +553,39 @@ fn context(identity: &ClientIdentity, source: SocketAddr, now_ms: i64) -> Reques
 }
 
 fn open_tls(config: &Config, organisation: &Organisation) -> Result<Arc<ReloadingTls>, Failure> {
-    let files = TlsFiles { certificate: config.tls_certificate.clone(), key: config.tls_key.clone(), client_ca_dir: config.client_ca_dir.clone() };
+    let files = TlsFiles {
+        certificate: config.tls_certificate.clone(),
+        key: config.tls_key.clone(),
+        client_ca_dir: config.client_ca_dir.clone(),
+    };
     let hosts = organisation.tenants().flat_map(|tenant| tenant.hosts()).map(ToString::to_string).collect();
-    ReloadingTls::open(files, hosts).map_err(|error| Failure::new(Number::Certificate, error, "mend the file named above; see the manual, chapter operations"))
+    ReloadingTls::open(files, hosts).map_err(|error| {
+        Failure::new(Number::Certificate, error, "mend the file named above; see the manual, chapter operations")
+    })
 }
 
 fn create_data_folder(folder: &Path) -> Result<(), Failure> {
     for path in [folder.to_owned(), folder.join("objects"), folder.join("wal")] {
-        std::fs::create_dir_all(&path).map_err(|error| Failure::new(Number::DataFolder, format!("`{}`: {error}", path.display()), "choose a folder that the broker may write, with free space"))?;
+        std::fs::create_dir_all(&path).map_err(|error| {
+            Failure::new(
+                Number::DataFolder,
+                format!("`{}`: {error}", path.display()),
+                "choose a folder that the broker may write, with free space",
+            )
+        })?;
     }
     Ok(())
 }
 
 /// The installation's id beside the manifest, for tools that read sealed files while the broker holds the manifest.
 fn write_cluster_id(folder: &Path, cluster: ClusterId) -> Result<(), Failure> {
-    std::fs::write(folder.join(CLUSTER_ID), format!("{cluster}\n")).map_err(|error| Failure::new(Number::DataFolder, format!("`{}`: {error}", folder.display()), "check rights and free space of the data folder"))
+    std::fs::write(folder.join(CLUSTER_ID), format!("{cluster}\n")).map_err(|error| {
+        Failure::new(
+            Number::DataFolder,
+            format!("`{}`: {error}", folder.display()),
+            "check rights and free space of the data folder",
+        )
+    })
 }
 
 /// The id [`Broker::open`] wrote.
@@ -523,17 +605,39 @@ fn manifest(folder: &Path, error: MetadataError) -> Failure {
     let file = folder.join(MANIFEST);
     let folder = file.display();
     match error {
-        MetadataError::Locked => Failure::new(Number::Locked, format!("`{folder}`: {error}"), "stop the other broker; two never share a data folder"),
-        MetadataError::NewerFormat { .. } => Failure::new(Number::NewerFormat, format!("`{folder}`: {error}"), "use the newer release, or another data folder; nothing was changed"),
-        _ => Failure::new(Number::DataFolder, format!("`{folder}`: {error}"), "check the folder, its owner and free space, or restore it from a backup; nothing was changed"),
+        MetadataError::Locked => Failure::new(
+            Number::Locked,
+            format!("`{folder}`: {error}"),
+            "stop the other broker; two never share a data folder",
+        ),
+        MetadataError::NewerFormat { .. } => Failure::new(
+            Number::NewerFormat,
+            format!("`{folder}`: {error}"),
+            "use the newer release, or another data folder; nothing was changed",
+        ),
+        _ => Failure::new(
+            Number::DataFolder,
+            format!("`{folder}`: {error}"),
+            "check the folder, its owner and free space, or restore it from a backup; nothing was changed",
+        ),
     }
 }
 
 fn audit_log(error: AuditError) -> Failure {
-    Failure::new(Number::AuditUnreadable, format!("the audit log: {error}"), "run `schloss audit verify`; the broker does not start without its audit log")
+    Failure::new(
+        Number::AuditUnreadable,
+        format!("the audit log: {error}"),
+        "run `schloss audit verify`; the broker does not start without its audit log",
+    )
 }
 
-async fn open_engine(config: &Config, cluster: ClusterId, metadata: Arc<dyn Metadata>, vault: Arc<Vault>, clock: Arc<dyn Clock>) -> Result<Arc<Engine>, Failure> {
+async fn open_engine(
+    config: &Config,
+    cluster: ClusterId,
+    metadata: Arc<dyn Metadata>,
+    vault: Arc<Vault>,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<Engine>, Failure> {
     let storage = &config.storage;
     let engine = EngineConfig {
         shards: storage.shards,
@@ -548,9 +652,19 @@ async fn open_engine(config: &Config, cluster: ClusterId, metadata: Arc<dyn Meta
         .map_err(|error| Failure::new(Number::DataFolder, error, "check the folder's rights"))?
         .with_fsync(true);
     Engine::open(engine, cluster, metadata, Arc::new(objects), vault, clock).await.map_err(|error| match error {
-        OpenError::Key(_) | OpenError::KeyTrouble(_) => Failure::new(Number::Kms, error, "check the tenants' KMS keys and the key service, then start again; nothing was changed"),
-        OpenError::Io { .. } => Failure::new(Number::DataFolder, error, "check rights and free space of the data folder"),
-        _ => Failure::new(Number::Storage, error, "do not delete anything; restore the data folder from a backup, or ask for help with this message"),
+        OpenError::Key(_) | OpenError::KeyTrouble(_) => Failure::new(
+            Number::Kms,
+            error,
+            "check the tenants' KMS keys and the key service, then start again; nothing was changed",
+        ),
+        OpenError::Io { .. } => {
+            Failure::new(Number::DataFolder, error, "check rights and free space of the data folder")
+        }
+        _ => Failure::new(
+            Number::Storage,
+            error,
+            "do not delete anything; restore the data folder from a backup, or ask for help with this message",
+        ),
     })
 }
 

@@ -10,8 +10,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use schloss_authz::{Ability, can};
 use schloss_authz::Permit;
+use schloss_authz::{Ability, can};
 use schloss_core::{Clock, ErrorCode, PartitionId, TenantId, TopicId, TopicName};
 use schloss_metadata::{Metadata, TopicRow};
 use schloss_storage::{Engine, TenantKeys};
@@ -50,7 +50,13 @@ impl Topic {
     #[must_use]
     pub fn imagined(wish: CreateTopic, defaults: &TopicDefaults) -> Self {
         let limits = topic_config::batch_limits(&wish.overrides, defaults);
-        Self { id: TopicId::from_bytes([0; 16]), name: wish.name, partitions: wish.partitions, overrides: wish.overrides, limits }
+        Self {
+            id: TopicId::from_bytes([0; 16]),
+            name: wish.name,
+            partitions: wish.partitions,
+            overrides: wish.overrides,
+            limits,
+        }
     }
 }
 
@@ -183,12 +189,19 @@ impl Catalog {
     ) -> Result<Self, CatalogError> {
         let mut maps = Maps::default();
         for row in metadata.topics(tenant).await? {
-            let plain = schloss_crypto::open_value(&keys.metadata, &binding(tenant, row.topic_id), &row.sealed).map_err(|_| CatalogError::Sealed)?;
+            let plain = schloss_crypto::open_value(&keys.metadata, &binding(tenant, row.topic_id), &row.sealed)
+                .map_err(|_| CatalogError::Sealed)?;
             let sealed: SealedTopic = serde_json::from_slice(&plain).map_err(|_| CatalogError::Sealed)?;
             let name = TopicName::new(&sealed.name).map_err(|_| CatalogError::Sealed)?;
             let limits = topic_config::batch_limits(&sealed.configs, &defaults);
             engine.set_log_config(row.topic_id, row.partitions, topic_config::log_config(&sealed.configs, &defaults));
-            maps.put(Arc::new(Topic { id: row.topic_id, name, partitions: row.partitions, overrides: sealed.configs, limits }));
+            maps.put(Arc::new(Topic {
+                id: row.topic_id,
+                name,
+                partitions: row.partitions,
+                overrides: sealed.configs,
+                limits,
+            }));
         }
         let changing = tokio::sync::Mutex::new(());
         Ok(Self { tenant, engine, clock, defaults, limits, keys, maps: RwLock::new(maps), changing })
@@ -248,7 +261,11 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub async fn create(&self, permit: &Permit<can::CreateTopic>, wish: CreateTopic) -> Result<Arc<Topic>, CatalogError> {
+    pub async fn create(
+        &self,
+        permit: &Permit<can::CreateTopic>,
+        wish: CreateTopic,
+    ) -> Result<Arc<Topic>, CatalogError> {
         debug_assert_eq!(permit.name(), wish.name.as_str());
         let _changing = self.changing.lock().await;
         self.check(&wish)?;
@@ -291,7 +308,11 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub async fn configure(&self, permit: &Permit<can::AlterTopicDynamicConfiguration>, overrides: Overrides) -> Result<Arc<Topic>, CatalogError> {
+    pub async fn configure(
+        &self,
+        permit: &Permit<can::AlterTopicDynamicConfiguration>,
+        overrides: Overrides,
+    ) -> Result<Arc<Topic>, CatalogError> {
         let _changing = self.changing.lock().await;
         let old = self.permitted(permit).ok_or(CatalogError::Absent)?;
         let limits = topic_config::batch_limits(&overrides, &self.defaults);

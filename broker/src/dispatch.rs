@@ -101,9 +101,17 @@ async fn answer(call: Arc<Call>, body: RequestKind) -> Result<Answer, Malformed>
     let pieces = match body {
         RequestKind::Produce(request) => return Ok(api::produce::handle(call, request).await),
         RequestKind::Fetch(request) => return Ok(Answer::Later(Box::pin(api::fetch::handle(call, request)))),
-        RequestKind::JoinGroup(request) => return Ok(Answer::Later(later(call, |call| async move { api::join_group::handle(&call, request).await }))),
-        RequestKind::SyncGroup(request) => return Ok(Answer::Later(later(call, |call| async move { api::sync_group::handle(&call, request).await }))),
-        RequestKind::ApiVersions(request) => now!(api::api_versions::handle(call.header.api_version, &request.client_software_name, &request.client_software_version)),
+        RequestKind::JoinGroup(request) => {
+            return Ok(Answer::Later(later(call, |call| async move { api::join_group::handle(&call, request).await })));
+        }
+        RequestKind::SyncGroup(request) => {
+            return Ok(Answer::Later(later(call, |call| async move { api::sync_group::handle(&call, request).await })));
+        }
+        RequestKind::ApiVersions(request) => now!(api::api_versions::handle(
+            call.header.api_version,
+            &request.client_software_name,
+            &request.client_software_version
+        )),
         RequestKind::Metadata(request) => now!(api::metadata::handle(&call, request).await),
         RequestKind::DescribeCluster(request) => now!(api::describe_cluster::handle(&call, &request)),
         RequestKind::DescribeTopicPartitions(request) => now!(api::describe_topic_partitions::handle(&call, &request)),
@@ -116,7 +124,9 @@ async fn answer(call: Arc<Call>, body: RequestKind) -> Result<Answer, Malformed>
         RequestKind::DeleteRecords(request) => now!(api::delete_records::handle(&call, request).await),
         RequestKind::DescribeConfigs(request) => now!(api::describe_configs::handle(&call, &request)),
         RequestKind::AlterConfigs(request) => now!(api::alter_configs::handle(&call, request).await),
-        RequestKind::IncrementalAlterConfigs(request) => now!(api::incremental_alter_configs::handle(&call, request).await),
+        RequestKind::IncrementalAlterConfigs(request) => {
+            now!(api::incremental_alter_configs::handle(&call, request).await)
+        }
         RequestKind::DescribeLogDirs(request) => now!(api::describe_log_dirs::handle(&call, &request)),
         RequestKind::FindCoordinator(request) => now!(api::find_coordinator::handle(&call, &request)),
         RequestKind::Heartbeat(request) => now!(api::heartbeat::handle(&call, request).await),
@@ -172,7 +182,8 @@ mod tests {
 
     #[test]
     fn every_advertised_api_has_a_handler_and_every_handler_is_advertised() {
-        let known: BTreeSet<String> = advertised().map(|(_, name)| format!("RequestKind::{name}(request) =>")).collect();
+        let known: BTreeSet<String> =
+            advertised().map(|(_, name)| format!("RequestKind::{name}(request) =>")).collect();
         for arm in &known {
             assert!(SOURCE.contains(arm.as_str()), "{arm}");
         }
@@ -196,7 +207,10 @@ mod tests {
                 if word == "TwoPhaseCommit" {
                     continue;
                 }
-                assert!(source.contains(&format!("can::{word}")) || source.contains(&format!("Action::{word}")), "{name} never asks for {word}");
+                assert!(
+                    source.contains(&format!("can::{word}")) || source.contains(&format!("Action::{word}")),
+                    "{name} never asks for {word}"
+                );
             }
         }
     }

@@ -99,7 +99,8 @@ pub fn plan(
                 *session = None;
                 return Ok(Plan { partitions: asked, session_id: 0, incremental: false });
             }
-            let mut opened = FetchSession { id: fresh_id, next_epoch: 1, by_ids, entries: HashMap::new(), next_order: 0 };
+            let mut opened =
+                FetchSession { id: fresh_id, next_epoch: 1, by_ids, entries: HashMap::new(), next_order: 0 };
             for (key, wanted) in &asked {
                 opened.put(key.clone(), *wanted);
             }
@@ -108,7 +109,8 @@ pub fn plan(
             Ok(plan)
         }
         epoch => {
-            let open = session.as_mut().filter(|open| open.id == session_id).ok_or(ErrorCode::FETCH_SESSION_ID_NOT_FOUND)?;
+            let open =
+                session.as_mut().filter(|open| open.id == session_id).ok_or(ErrorCode::FETCH_SESSION_ID_NOT_FOUND)?;
             if epoch != open.next_epoch {
                 return Err(ErrorCode::INVALID_FETCH_SESSION_EPOCH);
             }
@@ -125,7 +127,8 @@ pub fn plan(
                 }
                 open.put(key, wanted);
             }
-            let mut partitions: Vec<_> = open.entries.iter().map(|(key, entry)| (entry.order, key.clone(), entry.wanted)).collect();
+            let mut partitions: Vec<_> =
+                open.entries.iter().map(|(key, entry)| (entry.order, key.clone(), entry.wanted)).collect();
             partitions.sort_unstable_by_key(|(order, ..)| *order);
             let partitions = partitions.into_iter().map(|(_, key, wanted)| (key, wanted)).collect();
             Ok(Plan { partitions, session_id: open.id, incremental: true })
@@ -137,7 +140,11 @@ impl FetchSession {
     fn put(&mut self, key: Key, wanted: Wanted) {
         let order = self.next_order;
         self.next_order = order.saturating_add(1);
-        self.entries.entry(key).and_modify(|entry| entry.wanted = wanted).or_insert(Entry { wanted, told: None, order });
+        self.entries.entry(key).and_modify(|entry| entry.wanted = wanted).or_insert(Entry {
+            wanted,
+            told: None,
+            order,
+        });
     }
 
     /// True when the client must be told about the partition; remembers what it is told. A partition that had
@@ -199,9 +206,18 @@ mod tests {
     #[test]
     fn wrong_epoch_and_foreign_id_are_refused() {
         let mut session = open();
-        assert_eq!(plan(&mut session, (7, 2), false, vec![], &[], 8).unwrap_err(), ErrorCode::INVALID_FETCH_SESSION_EPOCH);
-        assert_eq!(plan(&mut session, (6, 1), false, vec![], &[], 8).unwrap_err(), ErrorCode::FETCH_SESSION_ID_NOT_FOUND);
-        assert_eq!(plan(&mut session, (7, 1), true, vec![], &[], 8).unwrap_err(), ErrorCode::FETCH_SESSION_TOPIC_ID_ERROR);
+        assert_eq!(
+            plan(&mut session, (7, 2), false, vec![], &[], 8).unwrap_err(),
+            ErrorCode::INVALID_FETCH_SESSION_EPOCH
+        );
+        assert_eq!(
+            plan(&mut session, (6, 1), false, vec![], &[], 8).unwrap_err(),
+            ErrorCode::FETCH_SESSION_ID_NOT_FOUND
+        );
+        assert_eq!(
+            plan(&mut session, (7, 1), true, vec![], &[], 8).unwrap_err(),
+            ErrorCode::FETCH_SESSION_TOPIC_ID_ERROR
+        );
     }
 
     #[test]

@@ -46,7 +46,13 @@ impl Groups {
     ///
     /// # Errors
     /// State of another release.
-    pub fn open(tenant: TenantId, engine: Arc<Engine>, clock: Arc<dyn Clock>, limits: &GroupLimits, state: &[(Bytes, Bytes)]) -> Result<Self, LoadError> {
+    pub fn open(
+        tenant: TenantId,
+        engine: Arc<Engine>,
+        clock: Arc<dyn Clock>,
+        limits: &GroupLimits,
+        state: &[(Bytes, Bytes)],
+    ) -> Result<Self, LoadError> {
         let config = GroupConfig {
             session_timeout_min_ms: limits.session_timeout_min_ms,
             session_timeout_max_ms: limits.session_timeout_max_ms,
@@ -60,7 +66,8 @@ impl Groups {
         };
         let now = now(&*clock);
         let table = GroupTable::load(config.clone(), state.iter().map(|(key, value)| (key, value)), now)?;
-        let inner = Inner { table, waiting: HashMap::new(), next_token: 0, expired_ms: now.monotonic_ms, closed: false };
+        let inner =
+            Inner { table, waiting: HashMap::new(), next_token: 0, expired_ms: now.monotonic_ms, closed: false };
         Ok(Self { tenant, engine, clock, config, inner: Mutex::new(inner) })
     }
 

@@ -8,7 +8,10 @@ use std::time::Duration;
 use schloss_audit::{AuditLog, Class, Event, Verdict};
 use schloss_authz::organisation::Organisation;
 use schloss_core::TenantId;
-use schloss_kms::{AwsCredentials, AwsKms, AwsKmsConfig, KeyName, KeyOutcome, KeyUse, KeyUseSink, Kms, LocalKeyring, NotRecorded, TenantKeys, Unlock, Vault, VaultConfig, write_key_file};
+use schloss_kms::{
+    AwsCredentials, AwsKms, AwsKmsConfig, KeyName, KeyOutcome, KeyUse, KeyUseSink, Kms, LocalKeyring, NotRecorded,
+    TenantKeys, Unlock, Vault, VaultConfig, write_key_file,
+};
 
 use crate::cli::{Failure, Number};
 use crate::config::{Config, KeyringSecret, KmsProvider};
@@ -25,7 +28,12 @@ pub async fn open(config: &Config, organisation: &Organisation) -> Result<Arc<Va
     let provider: Arc<dyn Kms> = match &config.kms.provider {
         KmsProvider::Local { keyring, secret } => Arc::new(open_keyring(keyring, secret)?),
         KmsProvider::Aws { region, endpoint } => {
-            let aws = AwsKmsConfig { region: region.clone(), endpoint: endpoint.clone(), credentials: AwsCredentials::Chain, timeout: AWS_TIMEOUT };
+            let aws = AwsKmsConfig {
+                region: region.clone(),
+                endpoint: endpoint.clone(),
+                credentials: AwsCredentials::Chain,
+                timeout: AWS_TIMEOUT,
+            };
             Arc::new(AwsKms::new(aws).await)
         }
     };
@@ -36,11 +44,23 @@ fn open_keyring(path: &Path, secret: &KeyringSecret) -> Result<LocalKeyring, Fai
     let unlock = match secret {
         KeyringSecret::KeyFile(path) => Unlock::KeyFile(path.clone()),
         KeyringSecret::PassphraseFile(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| Failure::new(Number::Keyring, format!("`{}`: {error}", path.display()), "name a passphrase file that the broker may read"))?;
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Failure::new(
+                    Number::Keyring,
+                    format!("`{}`: {error}", path.display()),
+                    "name a passphrase file that the broker may read",
+                )
+            })?;
             Unlock::Passphrase(text.lines().next().unwrap_or_default().to_owned().into())
         }
     };
-    LocalKeyring::open(path, &unlock).map_err(|error| Failure::new(Number::Keyring, error, "give the right key file or passphrase, or restore the keyring from a backup; nothing was changed"))
+    LocalKeyring::open(path, &unlock).map_err(|error| {
+        Failure::new(
+            Number::Keyring,
+            error,
+            "give the right key file or passphrase, or restore the keyring from a backup; nothing was changed",
+        )
+    })
 }
 
 /// Which key wraps whose data keys.
@@ -50,8 +70,13 @@ pub fn tenant_keys(config: &Config, organisation: &Organisation) -> HashMap<[u8;
         KmsProvider::Local { .. } => "local",
         KmsProvider::Aws { .. } => "aws",
     };
-    let keys = |key_ref: &str| TenantKeys { current: KeyName { provider: provider.to_owned(), key_ref: key_ref.to_owned() }, previous: Vec::new() };
-    let tenants = organisation.tenants().filter_map(|tenant| Some((TenantId::new(tenant.account().number())?.to_bytes(), keys(tenant.kms_key()))));
+    let keys = |key_ref: &str| TenantKeys {
+        current: KeyName { provider: provider.to_owned(), key_ref: key_ref.to_owned() },
+        previous: Vec::new(),
+    };
+    let tenants = organisation
+        .tenants()
+        .filter_map(|tenant| Some((TenantId::new(tenant.account().number())?.to_bytes(), keys(tenant.kms_key()))));
     tenants.chain([(CLUSTER, keys(&config.kms.cluster_key))]).collect()
 }
 
@@ -60,7 +85,9 @@ pub fn tenant_keys(config: &Config, organisation: &Organisation) -> HashMap<[u8;
 /// # Errors
 /// [`Number::Keyring`].
 pub fn prepare_local(folder: &Path, names: impl IntoIterator<Item = String>) -> Result<(), Failure> {
-    let failed = |error: schloss_kms::KeyringError| Failure::new(Number::Keyring, error, "restore the keyring from a backup, or start over in an empty folder");
+    let failed = |error: schloss_kms::KeyringError| {
+        Failure::new(Number::Keyring, error, "restore the keyring from a backup, or start over in an empty folder")
+    };
     let (keyring, key_file) = (folder.join("keyring"), folder.join("keyring.key"));
     let unlock = Unlock::KeyFile(key_file.clone());
     let opened = if keyring.exists() {

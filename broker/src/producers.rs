@@ -26,7 +26,12 @@ impl Producers {
     ///
     /// # Errors
     /// State of another release.
-    pub fn open(tenant: TenantId, engine: Arc<Engine>, clock: Arc<dyn Clock>, state: &[(Bytes, Bytes)]) -> Result<Self, schloss_coordinator::LoadError> {
+    pub fn open(
+        tenant: TenantId,
+        engine: Arc<Engine>,
+        clock: Arc<dyn Clock>,
+        state: &[(Bytes, Bytes)],
+    ) -> Result<Self, schloss_coordinator::LoadError> {
         let ids = ProducerIds::load(IDS_MAX, state.iter().map(|(key, value)| (key, value)))?;
         Ok(Self { tenant, engine, clock, ids: Mutex::new(ids) })
     }
@@ -37,7 +42,8 @@ impl Producers {
     /// Kafka's codes.
     pub async fn init(&self, principal: &str, id: i64, epoch: i16) -> Result<(i64, i16), ErrorCode> {
         let current = (id >= 0).then_some(ProducerEpoch { id, epoch });
-        let request = InitProducer { owner: owner(principal), current, fresh: random_array(), now_wall_ms: self.clock.now_ms() };
+        let request =
+            InitProducer { owner: owner(principal), current, fresh: random_array(), now_wall_ms: self.clock.now_ms() };
         let (given, stored) = {
             let mut ids = self.ids();
             let expired = ids.expire(RETENTION_MS, request.now_wall_ms);

@@ -56,14 +56,18 @@ impl Definition {
     pub fn check(&self, value: &str) -> Result<(), String> {
         let wrong = |why: &str| Err(format!("Invalid value {} for configuration {}: {why}", short(value), self.name));
         match self.kind {
-            Kind::Boolean if !matches!(value.to_ascii_lowercase().as_str(), "true" | "false") => wrong("Expected value to be either true or false"),
+            Kind::Boolean if !matches!(value.to_ascii_lowercase().as_str(), "true" | "false") => {
+                wrong("Expected value to be either true or false")
+            }
             Kind::Int => self.number(value.trim().parse::<i32>().ok().map(i64::from), value),
             Kind::Long => self.number(value.trim().parse::<i64>().ok(), value),
             Kind::Double => match value.trim().parse::<f64>() {
                 Ok(number) if (0.0..=1.0).contains(&number) => Ok(()),
                 _ => wrong("Value must be between 0 and 1"),
             },
-            Kind::String if !self.words.contains(&value) => wrong(&format!("String must be one of: {}", self.words.join(", "))),
+            Kind::String if !self.words.contains(&value) => {
+                wrong(&format!("String must be one of: {}", self.words.join(", ")))
+            }
             Kind::List if !self.words.is_empty() => {
                 let foreign = value.split(',').map(str::trim).find(|word| !self.words.contains(word));
                 foreign.map_or(Ok(()), |_| wrong(&format!("String must be one of: {}", self.words.join(", "))))
@@ -71,9 +75,13 @@ impl Definition {
             Kind::Boolean | Kind::String | Kind::List => Ok(()),
         }?;
         if self.name == "compression.type" && value != "producer" {
-            return wrong("this broker keeps batches as producers send them; compress in the producer and leave `producer` here");
+            return wrong(
+                "this broker keeps batches as producers send them; compress in the producer and leave `producer` here",
+            );
         }
-        if matches!(self.name, "remote.storage.enable" | "unclean.leader.election.enable") && value.eq_ignore_ascii_case("true") {
+        if matches!(self.name, "remote.storage.enable" | "unclean.leader.election.enable")
+            && value.eq_ignore_ascii_case("true")
+        {
             return wrong("not available in this release");
         }
         Ok(())
@@ -82,8 +90,18 @@ impl Definition {
     fn number(&self, parsed: Option<i64>, value: &str) -> Result<(), String> {
         match parsed {
             Some(number) if number >= self.least => Ok(()),
-            Some(_) => Err(format!("Invalid value {} for configuration {}: Value must be at least {}", short(value), self.name, self.least)),
-            None => Err(format!("Invalid value {} for configuration {}: Not a number of type {}", short(value), self.name, if self.kind == Kind::Int { "INT" } else { "LONG" })),
+            Some(_) => Err(format!(
+                "Invalid value {} for configuration {}: Value must be at least {}",
+                short(value),
+                self.name,
+                self.least
+            )),
+            None => Err(format!(
+                "Invalid value {} for configuration {}: Not a number of type {}",
+                short(value),
+                self.name,
+                if self.kind == Kind::Int { "INT" } else { "LONG" }
+            )),
         }
     }
 }
@@ -107,39 +125,279 @@ const fn define(
 
 /// Every topic setting of Kafka 4.x, in order of name.
 pub const DEFINITIONS: &[Definition] = &[
-    define("cleanup.policy", Some("log.cleanup.policy"), Kind::List, "delete", 0, &["compact", "delete"], "What happens to old records. `compact` keeps every record in this release: nothing is removed before compaction runs."),
-    define("compression.gzip.level", None, Kind::Int, "-1", -1, &[], "Kept, without effect: batches stay as producers send them."),
-    define("compression.lz4.level", None, Kind::Int, "9", 1, &[], "Kept, without effect: batches stay as producers send them."),
-    define("compression.type", Some("compression.type"), Kind::String, "producer", 0, &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"], "Always `producer`: batches stay as producers send them."),
-    define("compression.zstd.level", None, Kind::Int, "3", -131_072, &[], "Kept, without effect: batches stay as producers send them."),
-    define("delete.retention.ms", Some("log.cleaner.delete.retention.ms"), Kind::Long, "86400000", 0, &[], "How long a tombstone of a compacted topic stays."),
-    define("file.delete.delay.ms", Some("log.segment.delete.delay.ms"), Kind::Long, "60000", 0, &[], "Kept, without effect: a removed segment is erased when no reader can need it."),
-    define("flush.messages", Some("log.flush.interval.messages"), Kind::Long, "9223372036854775807", 1, &[], "Kept, without effect: every acknowledged record is already durable."),
-    define("flush.ms", Some("log.flush.interval.ms"), Kind::Long, "9223372036854775807", 0, &[], "Kept, without effect: every acknowledged record is already durable."),
-    define("follower.replication.throttled.replicas", None, Kind::List, "", 0, &[], "Kept, without effect: there are no replicas."),
-    define("index.interval.bytes", Some("log.index.interval.bytes"), Kind::Int, "4096", 0, &[], "Kept, without effect: segments carry their own index."),
-    define("leader.replication.throttled.replicas", None, Kind::List, "", 0, &[], "Kept, without effect: there are no replicas."),
+    define(
+        "cleanup.policy",
+        Some("log.cleanup.policy"),
+        Kind::List,
+        "delete",
+        0,
+        &["compact", "delete"],
+        "What happens to old records. `compact` keeps every record in this release: nothing is removed before compaction runs.",
+    ),
+    define(
+        "compression.gzip.level",
+        None,
+        Kind::Int,
+        "-1",
+        -1,
+        &[],
+        "Kept, without effect: batches stay as producers send them.",
+    ),
+    define(
+        "compression.lz4.level",
+        None,
+        Kind::Int,
+        "9",
+        1,
+        &[],
+        "Kept, without effect: batches stay as producers send them.",
+    ),
+    define(
+        "compression.type",
+        Some("compression.type"),
+        Kind::String,
+        "producer",
+        0,
+        &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"],
+        "Always `producer`: batches stay as producers send them.",
+    ),
+    define(
+        "compression.zstd.level",
+        None,
+        Kind::Int,
+        "3",
+        -131_072,
+        &[],
+        "Kept, without effect: batches stay as producers send them.",
+    ),
+    define(
+        "delete.retention.ms",
+        Some("log.cleaner.delete.retention.ms"),
+        Kind::Long,
+        "86400000",
+        0,
+        &[],
+        "How long a tombstone of a compacted topic stays.",
+    ),
+    define(
+        "file.delete.delay.ms",
+        Some("log.segment.delete.delay.ms"),
+        Kind::Long,
+        "60000",
+        0,
+        &[],
+        "Kept, without effect: a removed segment is erased when no reader can need it.",
+    ),
+    define(
+        "flush.messages",
+        Some("log.flush.interval.messages"),
+        Kind::Long,
+        "9223372036854775807",
+        1,
+        &[],
+        "Kept, without effect: every acknowledged record is already durable.",
+    ),
+    define(
+        "flush.ms",
+        Some("log.flush.interval.ms"),
+        Kind::Long,
+        "9223372036854775807",
+        0,
+        &[],
+        "Kept, without effect: every acknowledged record is already durable.",
+    ),
+    define(
+        "follower.replication.throttled.replicas",
+        None,
+        Kind::List,
+        "",
+        0,
+        &[],
+        "Kept, without effect: there are no replicas.",
+    ),
+    define(
+        "index.interval.bytes",
+        Some("log.index.interval.bytes"),
+        Kind::Int,
+        "4096",
+        0,
+        &[],
+        "Kept, without effect: segments carry their own index.",
+    ),
+    define(
+        "leader.replication.throttled.replicas",
+        None,
+        Kind::List,
+        "",
+        0,
+        &[],
+        "Kept, without effect: there are no replicas.",
+    ),
     define("local.retention.bytes", None, Kind::Long, "-2", -2, &[], "Kept, without effect until tiered storage."),
     define("local.retention.ms", None, Kind::Long, "-2", -2, &[], "Kept, without effect until tiered storage."),
-    define("max.compaction.lag.ms", Some("log.cleaner.max.compaction.lag.ms"), Kind::Long, "9223372036854775807", 1, &[], "Longest time a record stays uncompacted."),
-    define("max.message.bytes", Some("message.max.bytes"), Kind::Int, "1048588", 0, &[], "Largest record batch, in bytes, after compression."),
-    define("message.timestamp.after.max.ms", Some("log.message.timestamp.after.max.ms"), Kind::Long, "3600000", 0, &[], "How far a record's time may lie ahead of the broker's."),
-    define("message.timestamp.before.max.ms", Some("log.message.timestamp.before.max.ms"), Kind::Long, "9223372036854775807", 0, &[], "How far a record's time may lie behind the broker's."),
-    define("message.timestamp.type", Some("log.message.timestamp.type"), Kind::String, "CreateTime", 0, &["CreateTime", "LogAppendTime"], "Whose time a record carries: the producer's or the broker's."),
-    define("min.cleanable.dirty.ratio", Some("log.cleaner.min.cleanable.ratio"), Kind::Double, "0.5", 0, &[], "When a compacted log is worth compacting."),
-    define("min.compaction.lag.ms", Some("log.cleaner.min.compaction.lag.ms"), Kind::Long, "0", 0, &[], "Shortest time a record stays uncompacted."),
-    define("min.insync.replicas", None, Kind::Int, "1", 1, &[], "Kept, without effect: every acknowledged record is durable, whatever acks the producer asks."),
-    define("preallocate", None, Kind::Boolean, "false", 0, &[], "Kept, without effect: the write-ahead log is always preallocated."),
-    define("remote.log.copy.disable", None, Kind::Boolean, "false", 0, &[], "Kept, without effect until tiered storage."),
-    define("remote.log.delete.on.disable", None, Kind::Boolean, "false", 0, &[], "Kept, without effect until tiered storage."),
+    define(
+        "max.compaction.lag.ms",
+        Some("log.cleaner.max.compaction.lag.ms"),
+        Kind::Long,
+        "9223372036854775807",
+        1,
+        &[],
+        "Longest time a record stays uncompacted.",
+    ),
+    define(
+        "max.message.bytes",
+        Some("message.max.bytes"),
+        Kind::Int,
+        "1048588",
+        0,
+        &[],
+        "Largest record batch, in bytes, after compression.",
+    ),
+    define(
+        "message.timestamp.after.max.ms",
+        Some("log.message.timestamp.after.max.ms"),
+        Kind::Long,
+        "3600000",
+        0,
+        &[],
+        "How far a record's time may lie ahead of the broker's.",
+    ),
+    define(
+        "message.timestamp.before.max.ms",
+        Some("log.message.timestamp.before.max.ms"),
+        Kind::Long,
+        "9223372036854775807",
+        0,
+        &[],
+        "How far a record's time may lie behind the broker's.",
+    ),
+    define(
+        "message.timestamp.type",
+        Some("log.message.timestamp.type"),
+        Kind::String,
+        "CreateTime",
+        0,
+        &["CreateTime", "LogAppendTime"],
+        "Whose time a record carries: the producer's or the broker's.",
+    ),
+    define(
+        "min.cleanable.dirty.ratio",
+        Some("log.cleaner.min.cleanable.ratio"),
+        Kind::Double,
+        "0.5",
+        0,
+        &[],
+        "When a compacted log is worth compacting.",
+    ),
+    define(
+        "min.compaction.lag.ms",
+        Some("log.cleaner.min.compaction.lag.ms"),
+        Kind::Long,
+        "0",
+        0,
+        &[],
+        "Shortest time a record stays uncompacted.",
+    ),
+    define(
+        "min.insync.replicas",
+        None,
+        Kind::Int,
+        "1",
+        1,
+        &[],
+        "Kept, without effect: every acknowledged record is durable, whatever acks the producer asks.",
+    ),
+    define(
+        "preallocate",
+        None,
+        Kind::Boolean,
+        "false",
+        0,
+        &[],
+        "Kept, without effect: the write-ahead log is always preallocated.",
+    ),
+    define(
+        "remote.log.copy.disable",
+        None,
+        Kind::Boolean,
+        "false",
+        0,
+        &[],
+        "Kept, without effect until tiered storage.",
+    ),
+    define(
+        "remote.log.delete.on.disable",
+        None,
+        Kind::Boolean,
+        "false",
+        0,
+        &[],
+        "Kept, without effect until tiered storage.",
+    ),
     define("remote.storage.enable", None, Kind::Boolean, "false", 0, &[], "Tiered storage; not in this release."),
-    define("retention.bytes", Some("log.retention.bytes"), Kind::Long, "-1", -1, &[], "Largest size of one partition; -1 is no limit."),
-    define("retention.ms", Some("log.retention.ms"), Kind::Long, "604800000", -1, &[], "Longest age of a record; -1 is no limit."),
-    define("segment.bytes", Some("log.segment.bytes"), Kind::Int, "1073741824", 1_048_576, &[], "Most bytes of one partition in one segment."),
-    define("segment.index.bytes", Some("log.index.size.max.bytes"), Kind::Int, "10485760", 4, &[], "Kept, without effect: segments carry their own index."),
-    define("segment.jitter.ms", Some("log.roll.jitter.ms"), Kind::Long, "0", 0, &[], "Random time taken off `segment.ms`."),
-    define("segment.ms", Some("log.roll.ms"), Kind::Long, "604800000", 1, &[], "Longest time one segment takes in records of one partition."),
-    define("unclean.leader.election.enable", None, Kind::Boolean, "false", 0, &[], "Always false: there are no replicas to lose."),
+    define(
+        "retention.bytes",
+        Some("log.retention.bytes"),
+        Kind::Long,
+        "-1",
+        -1,
+        &[],
+        "Largest size of one partition; -1 is no limit.",
+    ),
+    define(
+        "retention.ms",
+        Some("log.retention.ms"),
+        Kind::Long,
+        "604800000",
+        -1,
+        &[],
+        "Longest age of a record; -1 is no limit.",
+    ),
+    define(
+        "segment.bytes",
+        Some("log.segment.bytes"),
+        Kind::Int,
+        "1073741824",
+        1_048_576,
+        &[],
+        "Most bytes of one partition in one segment.",
+    ),
+    define(
+        "segment.index.bytes",
+        Some("log.index.size.max.bytes"),
+        Kind::Int,
+        "10485760",
+        4,
+        &[],
+        "Kept, without effect: segments carry their own index.",
+    ),
+    define(
+        "segment.jitter.ms",
+        Some("log.roll.jitter.ms"),
+        Kind::Long,
+        "0",
+        0,
+        &[],
+        "Random time taken off `segment.ms`.",
+    ),
+    define(
+        "segment.ms",
+        Some("log.roll.ms"),
+        Kind::Long,
+        "604800000",
+        1,
+        &[],
+        "Longest time one segment takes in records of one partition.",
+    ),
+    define(
+        "unclean.leader.election.enable",
+        None,
+        Kind::Boolean,
+        "false",
+        0,
+        &[],
+        "Always false: there are no replicas to lose.",
+    ),
 ];
 
 /// The definition of a topic setting.
@@ -255,7 +513,16 @@ mod tests {
 
     #[test]
     fn wrong_values_are_refused_with_the_setting_named() {
-        for (name, value) in [("retention.ms", "soon"), ("retention.ms", "-2"), ("segment.bytes", "1"), ("cleanup.policy", "keep"), ("message.timestamp.type", "Mine"), ("min.cleanable.dirty.ratio", "1.5"), ("preallocate", "yes"), ("compression.type", "gzip")] {
+        for (name, value) in [
+            ("retention.ms", "soon"),
+            ("retention.ms", "-2"),
+            ("segment.bytes", "1"),
+            ("cleanup.policy", "keep"),
+            ("message.timestamp.type", "Mine"),
+            ("min.cleanable.dirty.ratio", "1.5"),
+            ("preallocate", "yes"),
+            ("compression.type", "gzip"),
+        ] {
             let why = definition(name).unwrap().check(value).unwrap_err();
             assert!(why.contains(name), "{why}");
         }

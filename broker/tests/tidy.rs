@@ -37,7 +37,19 @@ fn root() -> PathBuf {
 }
 
 fn manifests() -> BTreeMap<String, String> {
-    let folders = ["authz", "crypto", "crypto/kms", "certs", "broker", "broker/core", "broker/wire", "broker/storage", "broker/metadata", "broker/coordinator", "broker/audit"];
+    let folders = [
+        "authz",
+        "crypto",
+        "crypto/kms",
+        "certs",
+        "broker",
+        "broker/core",
+        "broker/wire",
+        "broker/storage",
+        "broker/metadata",
+        "broker/coordinator",
+        "broker/audit",
+    ];
     folders
         .into_iter()
         .map(|folder| {
@@ -51,7 +63,12 @@ fn manifests() -> BTreeMap<String, String> {
 fn dependencies(manifest: &str) -> BTreeSet<String> {
     let ordinary = manifest.split("[dependencies]").nth(1).unwrap_or_default();
     let ordinary = ordinary.split("\n[").next().unwrap_or_default();
-    ordinary.lines().filter_map(|line| line.split(['.', ' ', '=']).next()).filter(|name| !name.is_empty() && !name.starts_with('#')).map(str::to_owned).collect()
+    ordinary
+        .lines()
+        .filter_map(|line| line.split(['.', ' ', '=']).next())
+        .filter(|name| !name.is_empty() && !name.starts_with('#'))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -78,7 +95,9 @@ fn all_sources() -> Vec<PathBuf> {
 fn crates_depend_only_along_the_drawn_arrows() {
     let manifests = manifests();
     for (name, allowed) in ARROWS {
-        let ours = dependencies(&manifests[*name]).into_iter().filter_map(|crate_name| crate_name.strip_prefix("schloss-").map(str::to_owned));
+        let ours = dependencies(&manifests[*name])
+            .into_iter()
+            .filter_map(|crate_name| crate_name.strip_prefix("schloss-").map(str::to_owned));
         for arrow in ours {
             assert!(allowed.contains(&arrow.as_str()), "{name} depends on {arrow}, which the manual does not draw");
         }
@@ -89,7 +108,10 @@ fn crates_depend_only_along_the_drawn_arrows() {
 fn dangerous_crates_are_touched_by_one_room_only() {
     for (crate_name, rooms) in ONLY {
         for (room, manifest) in manifests() {
-            assert!(!dependencies(&manifest).contains(*crate_name) || rooms.contains(&room.as_str()), "{room} depends on {crate_name}");
+            assert!(
+                !dependencies(&manifest).contains(*crate_name) || rooms.contains(&room.as_str()),
+                "{room} depends on {crate_name}"
+            );
         }
     }
 }

@@ -69,7 +69,12 @@ impl ClientAuthorities {
     }
 
     /// The alias of the one tenant that vouches for the chain now.
-    pub(crate) fn vouch(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], now: UnixTime) -> Result<Arc<str>, Error> {
+    pub(crate) fn vouch(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Arc<str>, Error> {
         if intermediates.len() > INTERMEDIATES_MAX {
             return Err(CertificateError::UnknownIssuer.into());
         }
@@ -86,10 +91,15 @@ impl ClientAuthorities {
         vouching.ok_or_else(|| refusal.into())
     }
 
-    fn candidates(&self, leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<Vec<&TenantAuthority>, Error> {
+    fn candidates(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<Vec<&TenantAuthority>, Error> {
         let mut found = Vec::new();
         for certificate in std::iter::once(leaf).chain(intermediates) {
-            let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_malformed| CertificateError::BadEncoding)?;
+            let (_, parsed) =
+                X509Certificate::from_der(certificate).map_err(|_malformed| CertificateError::BadEncoding)?;
             found.extend(self.by_subject.get(parsed.issuer().as_raw()).into_iter().flatten().copied());
         }
         found.sort_unstable();
@@ -117,15 +127,30 @@ impl ClientCertVerifier for ClientAuthorities {
         &[]
     }
 
-    fn verify_client_cert(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], now: UnixTime) -> Result<ClientCertVerified, Error> {
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
         self.vouch(end_entity, intermediates, now).map(|_alias| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
@@ -141,7 +166,8 @@ struct AuthorityFacts {
 
 impl AuthorityFacts {
     fn read(path: &Path, der: &CertificateDer<'_>) -> Result<Self, TlsError> {
-        let (_, parsed) = X509Certificate::from_der(der).map_err(|_malformed| TlsError::BadCertificate { path: path.to_owned() })?;
+        let (_, parsed) =
+            X509Certificate::from_der(der).map_err(|_malformed| TlsError::BadCertificate { path: path.to_owned() })?;
         if !parsed.is_ca() {
             return Err(TlsError::NotAnAuthority { path: path.to_owned() });
         }
@@ -167,7 +193,9 @@ fn verifier(
 }
 
 fn alias(path: &Path) -> Result<Arc<str>, TlsError> {
-    let wanted = |stem: &&str| stem.len() <= ALIAS_BYTES_MAX && stem.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let wanted = |stem: &&str| {
+        stem.len() <= ALIAS_BYTES_MAX && stem.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
     let stem = path.file_stem().and_then(|stem| stem.to_str()).filter(wanted);
     stem.map(Arc::from).ok_or_else(|| TlsError::BadAlias { path: path.to_owned() })
 }

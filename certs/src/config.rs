@@ -40,7 +40,11 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 }
 
 /// For Kafka clients: a certificate of a tenant is required.
-pub(crate) fn kafka(provider: &Arc<CryptoProvider>, clients: Arc<dyn ClientCertVerifier>, hosts: Arc<HostResolver>) -> Result<ServerConfig, TlsError> {
+pub(crate) fn kafka(
+    provider: &Arc<CryptoProvider>,
+    clients: Arc<dyn ClientCertVerifier>,
+    hosts: Arc<HostResolver>,
+) -> Result<ServerConfig, TlsError> {
     server(provider, clients, hosts)
 }
 
@@ -51,7 +55,11 @@ pub(crate) fn admin(provider: &Arc<CryptoProvider>, hosts: Arc<HostResolver>) ->
     Ok(config)
 }
 
-fn server(provider: &Arc<CryptoProvider>, clients: Arc<dyn ClientCertVerifier>, hosts: Arc<HostResolver>) -> Result<ServerConfig, TlsError> {
+fn server(
+    provider: &Arc<CryptoProvider>,
+    clients: Arc<dyn ClientCertVerifier>,
+    hosts: Arc<HostResolver>,
+) -> Result<ServerConfig, TlsError> {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&VERSIONS)?
         .with_client_cert_verifier(clients)

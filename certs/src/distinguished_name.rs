@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn most_specific_part_comes_first() {
-        let (name, common) = named(vec![(DnType::OrganizationName, utf8("acme")), (DnType::CommonName, utf8("producer"))]);
+        let (name, common) =
+            named(vec![(DnType::OrganizationName, utf8("acme")), (DnType::CommonName, utf8("producer"))]);
         assert_eq!(name, "CN=producer,O=acme");
         assert_eq!(common.as_deref(), Some("producer"));
     }
@@ -117,7 +118,8 @@ mod tests {
     #[test]
     fn attribute_without_keyword_is_its_oid_and_hexadecimal() {
         let serial = DnType::CustomDnType(vec![2, 5, 4, 5]);
-        let (name, _) = named(vec![(DnType::CommonName, utf8("x")), (serial, DnValue::PrintableString("123".try_into().unwrap()))]);
+        let (name, _) =
+            named(vec![(DnType::CommonName, utf8("x")), (serial, DnValue::PrintableString("123".try_into().unwrap()))]);
         assert_eq!(name, "2.5.4.5=#1303313233,CN=x");
     }
 

@@ -40,8 +40,13 @@ impl ClientIdentity {
         files::hex(&self.fingerprint_sha256)
     }
 
-    pub(crate) fn of(connection: &ServerConnection, authorities: &ClientAuthorities, now: UnixTime) -> Result<Self, IdentityError> {
-        let (leaf, intermediates) = connection.peer_certificates().and_then(<[_]>::split_first).ok_or(IdentityError::NoCertificate)?;
+    pub(crate) fn of(
+        connection: &ServerConnection,
+        authorities: &ClientAuthorities,
+        now: UnixTime,
+    ) -> Result<Self, IdentityError> {
+        let (leaf, intermediates) =
+            connection.peer_certificates().and_then(<[_]>::split_first).ok_or(IdentityError::NoCertificate)?;
         let tenant = authorities.vouch(leaf, intermediates, now).map_err(IdentityError::NotVouched)?;
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_malformed| IdentityError::Malformed)?;
         let mut identity = Self {

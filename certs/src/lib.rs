@@ -10,7 +10,16 @@
 //! - Files that cannot be used never replace files that can.
 //!
 //! Must not: decide what a principal may do, know a tenant's policies, log, print a key.
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects))]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
 
 mod client_ca;
 mod config;

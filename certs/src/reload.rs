@@ -124,7 +124,9 @@ impl Generation {
         let own = judge_server_certificate(files, chain.first())?;
         let key = files::private_key(&files.key, &contents.key)?;
         let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => TlsError::KeyMismatch { certificate: files.certificate.clone(), key: files.key.clone() },
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                TlsError::KeyMismatch { certificate: files.certificate.clone(), key: files.key.clone() }
+            }
             _ => TlsError::BadKey { path: files.key.clone() },
         })?;
         if contents.authorities.is_empty() {
@@ -146,11 +148,16 @@ impl Generation {
 fn judge_server_certificate(files: &TlsFiles, leaf: Option<&CertificateDer<'static>>) -> Result<Vec<String>, TlsError> {
     let path = || files.certificate.clone();
     let leaf = leaf.ok_or_else(|| TlsError::NoCertificate { path: path() })?;
-    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_malformed| TlsError::BadCertificate { path: path() })?;
+    let (_, parsed) =
+        X509Certificate::from_der(leaf).map_err(|_malformed| TlsError::BadCertificate { path: path() })?;
     let validity = parsed.validity();
     let now = i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX);
     if now < validity.not_before.timestamp() || now > validity.not_after.timestamp() {
-        return Err(TlsError::NotValidNow { path: path(), not_before: validity.not_before.to_string(), not_after: validity.not_after.to_string() });
+        return Err(TlsError::NotValidNow {
+            path: path(),
+            not_before: validity.not_before.to_string(),
+            not_after: validity.not_after.to_string(),
+        });
     }
     let names = parsed.subject_alternative_name().map_err(|_twice| TlsError::BadCertificate { path: path() })?;
     let dns = names.into_iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {

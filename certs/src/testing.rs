@@ -38,7 +38,11 @@ impl Fixture {
     }
 
     pub(crate) fn tls_files(&self) -> TlsFiles {
-        TlsFiles { certificate: self.path("server/cert.pem"), key: self.path("server/key.pem"), client_ca_dir: self.path("client-ca") }
+        TlsFiles {
+            certificate: self.path("server/cert.pem"),
+            key: self.path("server/key.pem"),
+            client_ca_dir: self.path("client-ca"),
+        }
     }
 
     pub(crate) fn open(&self) -> Result<Arc<ReloadingTls>, TlsError> {

@@ -44,7 +44,9 @@ pub mod wal;
 pub use aead::SealError;
 pub use context::{EncryptionContext, Purpose};
 pub use secrets::{DataKey, random_array, random_bytes};
-pub use segment::{FrameFacts, FrameRef, ObjectExpectation, SealedSegment, SegmentHeader, SegmentOpener, SegmentWriter};
+pub use segment::{
+    FrameFacts, FrameRef, ObjectExpectation, SealedSegment, SegmentHeader, SegmentOpener, SegmentWriter,
+};
 pub use value::{IndexKey, open_value, seal_value};
 pub use vault::{Denial, KeyError, KeyVault, Outage, WrappedKey};
 pub use wal::{EntryId, WalKeys};

@@ -41,7 +41,11 @@ impl TestVault {
     /// From now on refuses `tenant` (or allows it again).
     pub fn set_denied(&self, tenant: [u8; 16], denied: bool) {
         let mut set = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
-        if denied { set.insert(tenant) } else { set.remove(&tenant) };
+        if denied {
+            set.insert(tenant)
+        } else {
+            set.remove(&tenant)
+        };
     }
 
     /// From now on answers nobody (or everybody again).

@@ -112,13 +112,8 @@ impl std::fmt::Debug for WalKeys {
 }
 
 fn salt(entry: EntryId, section: u32) -> Vec<u8> {
-    [
-        &entry.shard.to_be_bytes()[..],
-        &entry.epoch.to_be_bytes(),
-        &entry.seq.to_be_bytes(),
-        &section.to_be_bytes(),
-    ]
-    .concat()
+    [&entry.shard.to_be_bytes()[..], &entry.epoch.to_be_bytes(), &entry.seq.to_be_bytes(), &section.to_be_bytes()]
+        .concat()
 }
 
 fn associated_data(salt: &[u8], tenant: [u8; 16], len: usize) -> Vec<u8> {

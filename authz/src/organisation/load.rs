@@ -24,10 +24,7 @@ struct Loading<'a> {
     client_cas: HashMap<[u8; 32], AccountId>,
 }
 
-pub(super) fn load(
-    files: &BTreeMap<String, String>,
-    library: &mut Library,
-) -> Result<Organisation, Vec<Finding>> {
+pub(super) fn load(files: &BTreeMap<String, String>, library: &mut Library) -> Result<Organisation, Vec<Finding>> {
     let mut loading = Loading {
         files,
         library,
@@ -46,70 +43,35 @@ pub(super) fn load(
         if let Some(tenant) = loading.tenant(alias) {
             if let Some(other) = tenants.get(&tenant.account) {
                 let (name, other) = (tenant.account.to_string().into(), other.alias.clone());
-                let problem = Problem::Duplicate {
-                    kind: "account",
-                    name,
-                    other,
-                };
-                loading.findings.push(Finding {
-                    file: file.into(),
-                    at: Position::START,
-                    problem,
-                });
+                let problem = Problem::Duplicate { kind: "account", name, other };
+                loading.findings.push(Finding { file: file.into(), at: Position::START, problem });
             }
             tenants.insert(tenant.account, tenant);
         }
     }
     if tenants.is_empty() && loading.findings.is_empty() {
-        let problem = Problem::Missing {
-            name: "tenants/<alias>/tenant.toml",
-        };
-        loading.findings.push(Finding {
-            file: "tenants".into(),
-            at: Position::START,
-            problem,
-        });
+        let problem = Problem::Missing { name: "tenants/<alias>/tenant.toml" };
+        loading.findings.push(Finding { file: "tenants".into(), at: Position::START, problem });
     }
-    let Loading {
-        mut findings,
-        graph,
-        hosts,
-        client_cas,
-        library,
-        ..
-    } = loading;
+    let Loading { mut findings, graph, hosts, client_cas, library, .. } = loading;
     findings.sort_by(|a, b| (&a.file, a.at).cmp(&(&b.file, b.at)));
     if findings.iter().any(|f| f.severity() == Severity::Error) {
         return Err(findings);
     }
     library.sweep();
-    Ok(Organisation {
-        id,
-        tenants,
-        hosts,
-        client_cas,
-        guardrails,
-        resource_controls,
-        graph,
-        warnings: findings,
-    })
+    Ok(Organisation { id, tenants, hosts, client_cas, guardrails, resource_controls, graph, warnings: findings })
 }
 
 impl<'a> Loading<'a> {
     /// Runs `read` with the findings of one file.
     fn in_file<T>(&mut self, file: &str, read: impl FnOnce(&mut Findings<'_>) -> T) -> T {
-        read(&mut Findings {
-            file: file.into(),
-            list: &mut self.findings,
-        })
+        read(&mut Findings { file: file.into(), list: &mut self.findings })
     }
 
     /// Reads a TOML file, which may be absent.
     fn toml<T>(&mut self, file: &str, read: impl FnOnce(&mut Table<'_, '_, '_>) -> T) -> Option<T> {
         let text = self.files.get(file)?;
-        self.in_file(file, |findings| {
-            Some(read(&mut TomlFile::parse(text, findings)?.root(findings)))
-        })
+        self.in_file(file, |findings| Some(read(&mut TomlFile::parse(text, findings)?.root(findings))))
     }
 
     /// A misspelt folder must not silently mean "no policies".
@@ -120,33 +82,19 @@ impl<'a> Loading<'a> {
                 ["organisation.toml"] | ["tenants", _, "tenant.toml" | "certificates.toml"] => true,
                 ["guardrails" | "resource-controls", file] => file.ends_with(".json"),
                 ["tenants", _, "users" | "roles" | "groups", file] => file.ends_with(".toml"),
-                [
-                    "tenants",
-                    _,
-                    "policies" | "trust" | "cluster-policies",
-                    file,
-                ] => file.ends_with(".json"),
+                ["tenants", _, "policies" | "trust" | "cluster-policies", file] => file.ends_with(".json"),
                 _ => !path.ends_with(".toml") && !path.ends_with(".json"),
             };
             if !fits {
-                let problem = Problem::Unknown {
-                    name: path.as_str().into(),
-                };
-                self.findings.push(Finding {
-                    file: path.as_str().into(),
-                    at: Position::START,
-                    problem,
-                });
+                let problem = Problem::Unknown { name: path.as_str().into() };
+                self.findings.push(Finding { file: path.as_str().into(), at: Position::START, problem });
             }
         }
     }
 
     fn aliases(&self) -> Vec<&'a str> {
-        let mut aliases: Vec<&str> = self
-            .files
-            .keys()
-            .filter_map(|p| Some(p.strip_prefix("tenants/")?.split_once('/')?.0))
-            .collect();
+        let mut aliases: Vec<&str> =
+            self.files.keys().filter_map(|p| Some(p.strip_prefix("tenants/")?.split_once('/')?.0)).collect();
         aliases.dedup();
         aliases
     }
@@ -165,21 +113,8 @@ impl<'a> Loading<'a> {
         for (name, path, text) in self.folder(folder, ".json") {
             let file: Arc<str> = path.into();
             if let Some(document) = self.library.compile(kind, &file, text, &mut self.findings) {
-                lint::document(
-                    &document,
-                    kind,
-                    &mut Findings {
-                        file,
-                        list: &mut self.findings,
-                    },
-                );
-                policies.insert(
-                    name.into(),
-                    Attached {
-                        name: name.into(),
-                        document,
-                    },
-                );
+                lint::document(&document, kind, &mut Findings { file, list: &mut self.findings });
+                policies.insert(name.into(), Attached { name: name.into(), document });
             }
         }
         policies
@@ -193,50 +128,28 @@ impl<'a> Loading<'a> {
     ) -> (Option<Box<str>>, Vec<Vec<Attached>>, Vec<Vec<Attached>>) {
         let full_access = self.managed(DocumentKind::Guardrail, "full-access");
         let files = self.files;
-        let exists =
-            |folder: &str, name: &str| files.contains_key(&format!("{folder}/{name}.json"));
+        let exists = |folder: &str, name: &str| files.contains_key(&format!("{folder}/{name}.json"));
         self.toml("organisation.toml", |table| {
             table.only(&["id", "guardrails", "resource_controls"]);
             let id = table.text("id").map(|(_, id)| id.into());
-            let mut levels =
-                |key: &str,
-                 folder: &str,
-                 kind: &'static str,
-                 policies: &BTreeMap<Box<str>, Attached>| {
-                    let mut levels = Vec::new();
-                    for names in table.lists(key) {
-                        let mut level = Vec::new();
-                        for (at, name) in names {
-                            match policies.get(name) {
-                                Some(policy) => level.push(policy.clone()),
-                                None if name == "managed/full-access" => {
-                                    level.extend(full_access.clone())
-                                }
-                                None if exists(folder, name) => {}
-                                None => table.findings.add(
-                                    at,
-                                    Problem::Dangling {
-                                        kind,
-                                        name: name.into(),
-                                    },
-                                ),
-                            }
+            let mut levels = |key: &str, folder: &str, kind: &'static str, policies: &BTreeMap<Box<str>, Attached>| {
+                let mut levels = Vec::new();
+                for names in table.lists(key) {
+                    let mut level = Vec::new();
+                    for (at, name) in names {
+                        match policies.get(name) {
+                            Some(policy) => level.push(policy.clone()),
+                            None if name == "managed/full-access" => level.extend(full_access.clone()),
+                            None if exists(folder, name) => {}
+                            None => table.findings.add(at, Problem::Dangling { kind, name: name.into() }),
                         }
-                        levels.push(level);
                     }
-                    levels
-                };
+                    levels.push(level);
+                }
+                levels
+            };
             let guardrails = levels("guardrails", "guardrails", "guardrail", guardrails);
-            (
-                id,
-                guardrails,
-                levels(
-                    "resource_controls",
-                    "resource-controls",
-                    "resource control policy",
-                    controls,
-                ),
-            )
+            (id, guardrails, levels("resource_controls", "resource-controls", "resource control policy", controls))
         })
         .unwrap_or_default()
     }
@@ -244,9 +157,7 @@ impl<'a> Loading<'a> {
     fn managed(&mut self, kind: DocumentKind, wanted: &str) -> Option<Attached> {
         let (_, text) = MANAGED.iter().find(|(name, _)| *name == wanted)?;
         let name: Arc<str> = format!("managed/{wanted}").into();
-        let document = self
-            .library
-            .compile(kind, &name, text, &mut self.findings)?;
+        let document = self.library.compile(kind, &name, text, &mut self.findings)?;
         Some(Attached { name, document })
     }
 
@@ -254,14 +165,7 @@ impl<'a> Loading<'a> {
         let folder = format!("tenants/{alias}/");
         let file = format!("{folder}tenant.toml");
         if !self.files.contains_key(&file) {
-            self.in_file(&file, |f| {
-                f.add(
-                    Position::START,
-                    Problem::Missing {
-                        name: "tenant.toml",
-                    },
-                )
-            });
+            self.in_file(&file, |f| f.add(Position::START, Problem::Missing { name: "tenant.toml" }));
             return None;
         }
         let mut policies = self.policies(&format!("{folder}policies/"), DocumentKind::Identity);
@@ -271,42 +175,26 @@ impl<'a> Loading<'a> {
             }
         }
         self.policies(&format!("{folder}trust/"), DocumentKind::Trust);
-        let cluster_policies = self.policies(
-            &format!("{folder}cluster-policies/"),
-            DocumentKind::Resource,
-        );
+        let cluster_policies = self.policies(&format!("{folder}cluster-policies/"), DocumentKind::Resource);
         let about = self.toml(&file, |table| read_tenant(table, alias))?;
         let (account, cluster, hosts, kms_key, client_ca, fingerprints) = about?;
         for (at, host) in &hosts {
             if let Some(other) = self.hosts.insert(host.clone(), account) {
-                let problem = Problem::Duplicate {
-                    kind: "host name",
-                    name: host.clone(),
-                    other: other.to_string().into(),
-                };
+                let problem =
+                    Problem::Duplicate { kind: "host name", name: host.clone(), other: other.to_string().into() };
                 self.in_file(&file, |f| f.add(*at, problem));
             }
         }
         for (at, fingerprint) in fingerprints {
             if let Some(other) = self.client_cas.insert(fingerprint, account) {
-                let problem = Problem::Duplicate {
-                    kind: "client CA",
-                    name: alias.into(),
-                    other: other.to_string().into(),
-                };
+                let problem =
+                    Problem::Duplicate { kind: "client CA", name: alias.into(), other: other.to_string().into() };
                 self.in_file(&file, |f| f.add(at, problem));
             }
         }
         let groups = self.folder(&format!("{folder}groups/"), ".toml");
         for (name, path, _) in &groups {
-            self.member(
-                path,
-                account,
-                &format!("group:{name}"),
-                &["policies"],
-                &folder,
-                &policies,
-            );
+            self.member(path, account, &format!("group:{name}"), &["policies"], &folder, &policies);
         }
         let group_names: Vec<&str> = groups.iter().map(|(name, _, _)| *name).collect();
         let users = self.people(&folder, "user", account, &policies, &group_names);
@@ -362,44 +250,22 @@ impl<'a> Loading<'a> {
                     if groups.contains(&group) {
                         links.push(format!("group:{group}"));
                     } else {
-                        table.findings.add(
-                            at,
-                            Problem::Dangling {
-                                kind: "group",
-                                name: group.into(),
-                            },
-                        );
+                        table.findings.add(at, Problem::Dangling { kind: "group", name: group.into() });
                     }
                 }
                 if let Some((at, trust)) = table.text("trust")
                     && !files.contains_key(&format!("{folder}trust/{trust}.json"))
                 {
-                    table.findings.add(
-                        at,
-                        Problem::Dangling {
-                            kind: "trust policy",
-                            name: trust.into(),
-                        },
-                    );
+                    table.findings.add(at, Problem::Dangling { kind: "trust policy", name: trust.into() });
                 }
                 let boundary = table.text("boundary").and_then(|(at, name)| {
                     let found = policies.get(name).cloned();
-                    if found.is_none()
-                        && !files.contains_key(&format!("{folder}policies/{name}.json"))
-                    {
-                        table.findings.add(
-                            at,
-                            Problem::Dangling {
-                                kind: "policy",
-                                name: name.into(),
-                            },
-                        );
+                    if found.is_none() && !files.contains_key(&format!("{folder}policies/{name}.json")) {
+                        table.findings.add(at, Problem::Dangling { kind: "policy", name: name.into() });
                     }
                     found
                 });
-                let tags = table
-                    .table("tags", false, |tags| Some(tags.pairs()))
-                    .unwrap_or_default();
+                let tags = table.table("tags", false, |tags| Some(tags.pairs())).unwrap_or_default();
                 Identity { boundary, tags }
             });
             for link in links {
@@ -429,23 +295,14 @@ impl<'a> Loading<'a> {
             table.only(known);
             let attached = table.texts("policies");
             if attached.len() > ATTACHED_MAX {
-                let problem = Problem::TooManyPolicies {
-                    count: attached.len(),
-                    max: ATTACHED_MAX,
-                };
+                let problem = Problem::TooManyPolicies { count: attached.len(), max: ATTACHED_MAX };
                 table.findings.add(table.at(), problem);
             }
             for (at, name) in attached {
                 if policies.contains_key(name) {
                     links.push(format!("{POLICY_NODE}{name}"));
                 } else if !files.contains_key(&format!("{folder}policies/{name}.json")) {
-                    table.findings.add(
-                        at,
-                        Problem::Dangling {
-                            kind: "policy",
-                            name: name.into(),
-                        },
-                    );
+                    table.findings.add(at, Problem::Dangling { kind: "policy", name: name.into() });
                 }
             }
         });
@@ -464,48 +321,20 @@ impl<'a> Loading<'a> {
         self.toml(&format!("{folder}certificates.toml"), |root| {
             root.only(&["certificate"]);
             root.tables("certificate", |table| {
-                table.only(&[
-                    "common_name",
-                    "subject",
-                    "uri",
-                    "dns",
-                    "email",
-                    "user",
-                    "role",
-                ]);
-                let mut exists = |kind: &'static str,
-                                  people: &BTreeMap<Box<str>, Identity>|
-                 -> Option<Box<str>> {
+                table.only(&["common_name", "subject", "uri", "dns", "email", "user", "role"]);
+                let mut exists = |kind: &'static str, people: &BTreeMap<Box<str>, Identity>| -> Option<Box<str>> {
                     let (at, name) = table.text(kind)?;
                     if !people.contains_key(name) {
-                        table.findings.add(
-                            at,
-                            Problem::Dangling {
-                                kind,
-                                name: name.into(),
-                            },
-                        );
+                        table.findings.add(at, Problem::Dangling { kind, name: name.into() });
                     }
                     Some(name.into())
                 };
                 let (user, role) = (exists("user", users), exists("role", roles));
                 let at = table.at();
                 match (&user, &role) {
-                    (Some(_), Some(_)) => table.findings.add(
-                        at,
-                        Problem::Both {
-                            first: "user",
-                            second: "role",
-                        },
-                    ),
+                    (Some(_), Some(_)) => table.findings.add(at, Problem::Both { first: "user", second: "role" }),
                     (None, None) if !table.has("user") && !table.has("role") => {
-                        table.findings.add(
-                            at,
-                            Problem::Neither {
-                                first: "user",
-                                second: "role",
-                            },
-                        );
+                        table.findings.add(at, Problem::Neither { first: "user", second: "role" });
                     }
                     _ => {}
                 }
@@ -516,34 +345,20 @@ impl<'a> Loading<'a> {
                     ("dns", Shows::Dns),
                     ("email", Shows::Email),
                 ];
-                let mut shown: Vec<Shows> = forms
-                    .iter()
-                    .filter_map(|(key, form)| table.text(key).map(|(_, text)| form(text.into())))
-                    .collect();
+                let mut shown: Vec<Shows> =
+                    forms.iter().filter_map(|(key, form)| table.text(key).map(|(_, text)| form(text.into()))).collect();
                 match (shown.pop(), shown.is_empty()) {
-                    (None, _) => table.findings.add(
-                        at,
-                        Problem::Missing {
-                            name: "common_name, subject, uri, dns or email",
-                        },
-                    ),
+                    (None, _) => {
+                        table.findings.add(at, Problem::Missing { name: "common_name, subject, uri, dns or email" })
+                    }
                     (Some(_), false) => {
-                        table.findings.add(
-                            at,
-                            Problem::Both {
-                                first: "common_name",
-                                second: "subject, uri, dns, email",
-                            },
-                        );
+                        table
+                            .findings
+                            .add(at, Problem::Both { first: "common_name", second: "subject, uri, dns, email" });
                     }
                     (Some(shows), true) => {
                         if rules.iter().any(|rule| rule.shows == shows) {
-                            table.findings.add(
-                                at,
-                                Problem::Repeated {
-                                    name: "certificate".into(),
-                                },
-                            );
+                            table.findings.add(at, Problem::Repeated { name: "certificate".into() });
                         }
                         rules.push(CertificateRule { shows, user, role });
                     }
@@ -554,44 +369,18 @@ impl<'a> Loading<'a> {
     }
 }
 
-type AboutTenant = (
-    AccountId,
-    ClusterArn,
-    Vec<(Position, Box<str>)>,
-    Box<str>,
-    Option<Box<str>>,
-    Vec<(Position, [u8; 32])>,
-);
+type AboutTenant =
+    (AccountId, ClusterArn, Vec<(Position, Box<str>)>, Box<str>, Option<Box<str>>, Vec<(Position, [u8; 32])>);
 
 fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant> {
-    table.only(&[
-        "account",
-        "alias",
-        "hosts",
-        "kms_key",
-        "client_ca",
-        "client_ca_sha256",
-        "cluster",
-    ]);
+    table.only(&["account", "alias", "hosts", "kms_key", "client_ca", "client_ca_sha256", "cluster"]);
     if let Some((at, name)) = table.text("alias").filter(|(_, name)| *name != alias) {
-        table.findings.add(
-            at,
-            Problem::BadValue {
-                value: name.into(),
-                expected: "alias equal to the folder's name",
-            },
-        );
+        table.findings.add(at, Problem::BadValue { value: name.into(), expected: "alias equal to the folder's name" });
     }
     let account = table.required("account").and_then(|(at, text)| {
         let account = text.parse::<AccountId>();
         if account.is_err() {
-            table.findings.add(
-                at,
-                Problem::BadValue {
-                    value: text.into(),
-                    expected: "account of 12 digits",
-                },
-            );
+            table.findings.add(at, Problem::BadValue { value: text.into(), expected: "account of 12 digits" });
         }
         account.ok()
     });
@@ -600,13 +389,7 @@ fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant
         if is_host(host) {
             hosts.push((at, host.to_ascii_lowercase().into_boxed_str()));
         } else {
-            table.findings.add(
-                at,
-                Problem::BadValue {
-                    value: host.into(),
-                    expected: "host name",
-                },
-            );
+            table.findings.add(at, Problem::BadValue { value: host.into(), expected: "host name" });
         }
     }
     let kms_key = table.required("kms_key").map(|(_, key)| key.into());
@@ -615,23 +398,15 @@ fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant
     for (at, text) in table.texts("client_ca_sha256") {
         match fingerprint(text) {
             Some(fingerprint) => fingerprints.push((at, fingerprint)),
-            None => table.findings.add(
-                at,
-                Problem::BadValue {
-                    value: text.into(),
-                    expected: "SHA-256 in 64 hexadecimal digits",
-                },
-            ),
+            None => table
+                .findings
+                .add(at, Problem::BadValue { value: text.into(), expected: "SHA-256 in 64 hexadecimal digits" }),
         }
     }
     let cluster = table.table("cluster", true, |table| {
         table.only(&["name", "uuid", "region", "partition"]);
         let mut word = |key: &'static str, default: Option<&'static str>| -> Option<Box<str>> {
-            let found = if default.is_some() && !table.has(key) {
-                None
-            } else {
-                table.required(key)
-            };
+            let found = if default.is_some() && !table.has(key) { None } else { table.required(key) };
             let (at, text) = match (found, default) {
                 (Some(found), _) => found,
                 (None, default) => return default.map(Into::into),
@@ -639,48 +414,28 @@ fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant
             if text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
                 Some(text.into())
             } else {
-                table.findings.add(
-                    at,
-                    Problem::BadValue {
-                        value: text.into(),
-                        expected: "word of letters, digits and `-`",
-                    },
-                );
+                table
+                    .findings
+                    .add(at, Problem::BadValue { value: text.into(), expected: "word of letters, digits and `-`" });
                 None
             }
         };
-        Some((
-            word("name", None),
-            word("uuid", None),
-            word("region", None),
-            word("partition", Some("aws")),
-        ))
+        Some((word("name", None), word("uuid", None), word("region", None), word("partition", Some("aws"))))
     });
     let account = account?;
     let (name, uuid, region, partition) = cluster?;
-    let cluster = ClusterArn {
-        partition: partition?,
-        region: region?,
-        account,
-        name: name?,
-        uuid: uuid?,
-    };
+    let cluster = ClusterArn { partition: partition?, region: region?, account, name: name?, uuid: uuid? };
     Some((account, cluster, hosts, kms_key?, client_ca, fingerprints))
 }
 
 type Form = fn(Box<str>) -> Shows;
 
 fn is_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b))
+    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b))
 }
 
 fn is_host(host: &str) -> bool {
-    let label = |l: &str| {
-        (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    };
+    let label = |l: &str| (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     host.len() <= 253 && host.split('.').all(label)
 }
 
@@ -690,10 +445,7 @@ fn fingerprint(text: &str) -> Option<[u8; 32]> {
         .filter(|c| *c != ':')
         .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
         .collect::<Option<_>>()?;
-    let bytes: Vec<u8> = digits
-        .chunks(2)
-        .filter_map(|pair| Some((pair.first()? << 4) | pair.get(1)?))
-        .collect();
+    let bytes: Vec<u8> = digits.chunks(2).filter_map(|pair| Some((pair.first()? << 4) | pair.get(1)?)).collect();
     bytes.try_into().ok().filter(|_| digits.len() == 64)
 }
 

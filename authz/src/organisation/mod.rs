@@ -122,14 +122,8 @@ impl Tenant {
 
     /// All its users and roles; roles with an empty session name.
     pub fn principals(&self) -> impl Iterator<Item = Principal> {
-        let users = self
-            .users
-            .keys()
-            .map(|name| PrincipalKind::User { name: name.clone() });
-        let roles = self.roles.keys().map(|name| PrincipalKind::Role {
-            name: name.clone(),
-            session: "".into(),
-        });
+        let users = self.users.keys().map(|name| PrincipalKind::User { name: name.clone() });
+        let roles = self.roles.keys().map(|name| PrincipalKind::Role { name: name.clone(), session: "".into() });
         users.chain(roles).map(|kind| Principal {
             account: self.account,
             partition: self.cluster.partition.clone(),
@@ -142,11 +136,7 @@ impl Tenant {
     pub fn user(&self, name: &str) -> Option<Principal> {
         let (name, _) = self.users.get_key_value(name)?;
         let kind = PrincipalKind::User { name: name.clone() };
-        Some(Principal {
-            account: self.account,
-            partition: self.cluster.partition.clone(),
-            kind,
-        })
+        Some(Principal { account: self.account, partition: self.cluster.partition.clone(), kind })
     }
 
     /// Which principal a certificate, vouched for by this tenant's CA, belongs to. The first rule that fits decides.
@@ -154,17 +144,9 @@ impl Tenant {
     /// # Errors
     /// [`IdentifyError`] when none fits: the connection must be refused.
     pub fn identify(&self, facts: &CertificateFacts<'_>) -> Result<Principal, IdentifyError> {
-        let rule = self
-            .certificates
-            .iter()
-            .find(|rule| rule.fits(facts))
-            .ok_or(IdentifyError::NoRule)?;
+        let rule = self.certificates.iter().find(|rule| rule.fits(facts)).ok_or(IdentifyError::NoRule)?;
         let kind = rule.principal(facts);
-        Ok(Principal {
-            account: self.account,
-            partition: self.cluster.partition.clone(),
-            kind,
-        })
+        Ok(Principal { account: self.account, partition: self.cluster.partition.clone(), kind })
     }
 }
 
@@ -173,10 +155,7 @@ impl Organisation {
     ///
     /// # Errors
     /// Every finding, warnings included, when at least one is an error.
-    pub fn load(
-        files: &BTreeMap<String, String>,
-        library: &mut Library,
-    ) -> Result<Self, Vec<Finding>> {
+    pub fn load(files: &BTreeMap<String, String>, library: &mut Library) -> Result<Self, Vec<Finding>> {
         load::load(files, library)
     }
 
@@ -211,9 +190,7 @@ impl Organisation {
 
     /// The policies and the keys of a principal. The role graph tells which documents bind to it in its tenant.
     pub(crate) fn binding(&self, principal: &Principal) -> Result<(Layers, Keys), BindError> {
-        let tenant = self
-            .tenant(principal.account)
-            .ok_or(BindError::UnknownTenant)?;
+        let tenant = self.tenant(principal.account).ok_or(BindError::UnknownTenant)?;
         let identity = match &principal.kind {
             PrincipalKind::User { name } => tenant.users.get(name),
             PrincipalKind::Role { name, .. } => tenant.roles.get(name),
@@ -221,10 +198,7 @@ impl Organisation {
         let identity = identity.ok_or(BindError::UnknownPrincipal)?;
         let names = self.policies_of(&principal.node(), &principal.account.to_string());
         let layers = Layers {
-            identity: names
-                .iter()
-                .filter_map(|name| tenant.policies.get(&**name).cloned())
-                .collect(),
+            identity: names.iter().filter_map(|name| tenant.policies.get(&**name).cloned()).collect(),
             boundary: identity.boundary.iter().cloned().collect(),
             guardrails: self.guardrails.clone(),
             resource_controls: self.resource_controls.clone(),
@@ -251,9 +225,7 @@ impl Organisation {
                 }
             }
         }
-        seen.into_iter()
-            .filter_map(|node| node.strip_prefix(POLICY_NODE).map(str::to_owned))
-            .collect()
+        seen.into_iter().filter_map(|node| node.strip_prefix(POLICY_NODE).map(str::to_owned)).collect()
     }
 }
 

@@ -37,10 +37,7 @@ impl Principal {
     pub fn arn(&self) -> String {
         match &self.kind {
             PrincipalKind::Role { name, session } if !session.is_empty() => {
-                format!(
-                    "arn:{}:sts::{}:assumed-role/{name}/{session}",
-                    self.partition, self.account
-                )
+                format!("arn:{}:sts::{}:assumed-role/{name}/{session}", self.partition, self.account)
             }
             _ => self.policy_arn(),
         }
@@ -157,9 +154,5 @@ impl CertificateRule {
 /// AWS's rule for session names: at most 64 of `[A-Za-z0-9_+=,.@-]`.
 fn session_name(text: &str) -> Box<str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c);
-    text.chars()
-        .take(64)
-        .map(|c| if fits(c) { c } else { '-' })
-        .collect::<String>()
-        .into_boxed_str()
+    text.chars().take(64).map(|c| if fits(c) { c } else { '-' }).collect::<String>().into_boxed_str()
 }

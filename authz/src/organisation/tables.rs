@@ -25,12 +25,7 @@ impl<'t> TomlFile<'t> {
             Ok(document) => Some(Self { text, document }),
             Err(error) => {
                 let at = position(text, error.span().map_or(0, |s| s.start));
-                let message = error
-                    .message()
-                    .lines()
-                    .next()
-                    .unwrap_or("syntax error")
-                    .into();
+                let message = error.message().lines().next().unwrap_or("syntax error").into();
                 findings.add(at, Problem::Toml { message });
                 None
             }
@@ -38,12 +33,7 @@ impl<'t> TomlFile<'t> {
     }
 
     pub fn root<'d, 'f, 'l>(&'d self, findings: &'f mut Findings<'l>) -> Table<'d, 'f, 'l> {
-        Table {
-            text: self.text,
-            table: self.document.as_table(),
-            at: Position::START,
-            findings,
-        }
+        Table { text: self.text, table: self.document.as_table(), at: Position::START, findings }
     }
 }
 
@@ -59,10 +49,7 @@ impl<'d, 'l> Table<'d, '_, 'l> {
             if !known.contains(&name) {
                 let key = self.table.key(name).and_then(toml_edit::Key::span);
                 let start = key.or_else(|| item.span()).map_or(0, |s| s.start);
-                self.findings.add(
-                    position(self.text, start),
-                    Problem::Unknown { name: name.into() },
-                );
+                self.findings.add(position(self.text, start), Problem::Unknown { name: name.into() });
             }
         }
     }
@@ -72,8 +59,7 @@ impl<'d, 'l> Table<'d, '_, 'l> {
     }
 
     fn place(&self, item: &Item) -> Position {
-        item.span()
-            .map_or(self.at, |s| position(self.text, s.start))
+        item.span().map_or(self.at, |s| position(self.text, s.start))
     }
 
     /// A string, when there.
@@ -82,23 +68,12 @@ impl<'d, 'l> Table<'d, '_, 'l> {
         let at = self.place(item);
         match item.as_str() {
             Some("") => {
-                self.findings.add(
-                    at,
-                    Problem::Empty {
-                        element: name.into(),
-                    },
-                );
+                self.findings.add(at, Problem::Empty { element: name.into() });
                 None
             }
             Some(text) => Some((at, text)),
             None => {
-                self.findings.add(
-                    at,
-                    Problem::WrongType {
-                        element: name.into(),
-                        expected: "a string",
-                    },
-                );
+                self.findings.add(at, Problem::WrongType { element: name.into(), expected: "a string" });
                 None
             }
         }
@@ -119,13 +94,7 @@ impl<'d, 'l> Table<'d, '_, 'l> {
         };
         let Some(array) = item.as_array() else {
             let at = self.place(item);
-            self.findings.add(
-                at,
-                Problem::WrongType {
-                    element: name.into(),
-                    expected: "a list of strings",
-                },
-            );
+            self.findings.add(at, Problem::WrongType { element: name.into(), expected: "a list of strings" });
             return Vec::new();
         };
         self.strings(name, array)
@@ -139,13 +108,7 @@ impl<'d, 'l> Table<'d, '_, 'l> {
         let Some(array) = item.as_array() else {
             let at = self.place(item);
             let expected = "a list of lists of strings";
-            self.findings.add(
-                at,
-                Problem::WrongType {
-                    element: name.into(),
-                    expected,
-                },
-            );
+            self.findings.add(at, Problem::WrongType { element: name.into(), expected });
             return Vec::new();
         };
         let mut lists = Vec::new();
@@ -155,13 +118,7 @@ impl<'d, 'l> Table<'d, '_, 'l> {
                 None => {
                     let at = position(self.text, value.span().map_or(0, |s| s.start));
                     let expected = "a list of lists of strings";
-                    self.findings.add(
-                        at,
-                        Problem::WrongType {
-                            element: name.into(),
-                            expected,
-                        },
-                    );
+                    self.findings.add(at, Problem::WrongType { element: name.into(), expected });
                 }
             }
         }
@@ -174,13 +131,7 @@ impl<'d, 'l> Table<'d, '_, 'l> {
             let at = position(self.text, value.span().map_or(0, |s| s.start));
             match value.as_str() {
                 Some(text) => list.push((at, text)),
-                None => self.findings.add(
-                    at,
-                    Problem::WrongType {
-                        element: name.into(),
-                        expected: "strings",
-                    },
-                ),
+                None => self.findings.add(at, Problem::WrongType { element: name.into(), expected: "strings" }),
             }
         }
         list
@@ -201,21 +152,10 @@ impl<'d, 'l> Table<'d, '_, 'l> {
         };
         let at = self.place(item);
         let Some(table) = item.as_table_like() else {
-            self.findings.add(
-                at,
-                Problem::WrongType {
-                    element: name.into(),
-                    expected: "a table",
-                },
-            );
+            self.findings.add(at, Problem::WrongType { element: name.into(), expected: "a table" });
             return None;
         };
-        read(&mut Table {
-            text: self.text,
-            table,
-            at,
-            findings: &mut *self.findings,
-        })
+        read(&mut Table { text: self.text, table, at, findings: &mut *self.findings })
     }
 
     /// Every element of an array of tables, handed to `read`.
@@ -225,23 +165,12 @@ impl<'d, 'l> Table<'d, '_, 'l> {
         };
         let Some(array) = item.as_array_of_tables() else {
             let at = self.place(item);
-            self.findings.add(
-                at,
-                Problem::WrongType {
-                    element: name.into(),
-                    expected: "tables in [[…]]",
-                },
-            );
+            self.findings.add(at, Problem::WrongType { element: name.into(), expected: "tables in [[…]]" });
             return;
         };
         for table in array {
             let at = position(self.text, table.span().map_or(0, |s| s.start));
-            read(&mut Table {
-                text: self.text,
-                table,
-                at,
-                findings: &mut *self.findings,
-            });
+            read(&mut Table { text: self.text, table, at, findings: &mut *self.findings });
         }
     }
 
@@ -253,13 +182,7 @@ impl<'d, 'l> Table<'d, '_, 'l> {
                 Some(text) => pairs.push((name.into(), text.into())),
                 None => {
                     let at = self.place(item);
-                    self.findings.add(
-                        at,
-                        Problem::WrongType {
-                            element: name.into(),
-                            expected: "a string",
-                        },
-                    );
+                    self.findings.add(at, Problem::WrongType { element: name.into(), expected: "a string" });
                 }
             }
         }
@@ -272,11 +195,6 @@ fn position(text: &str, byte: usize) -> Position {
     let before = text.get(..byte).unwrap_or(text);
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).saturating_add(1);
     let line_start = before.rfind('\n').map_or(0, |at| at.saturating_add(1));
-    let column = before
-        .get(line_start..)
-        .map_or(0, |line| line.chars().count());
-    Position {
-        line: count(before.matches('\n').count()),
-        column: count(column),
-    }
+    let column = before.get(line_start..).map_or(0, |line| line.chars().count());
+    Position { line: count(before.matches('\n').count()), column: count(column) }
 }

@@ -101,12 +101,7 @@ pub enum ConditionError {
 }
 
 impl Condition {
-    pub fn parse(
-        operator: &str,
-        key: &str,
-        values: &[&str],
-        variables: bool,
-    ) -> Result<Self, ConditionError> {
+    pub fn parse(operator: &str, key: &str, values: &[&str], variables: bool) -> Result<Self, ConditionError> {
         let lower = operator.to_ascii_lowercase();
         let (quantifier, rest) = match lower.split_once(':') {
             Some(("forallvalues", rest)) => (Some(Quantifier::ForAllValues), rest),
@@ -125,20 +120,9 @@ impl Condition {
         if !key.contains(':') || key.chars().any(char::is_control) {
             return Err(ConditionError::BadKey);
         }
-        let values = values
-            .iter()
-            .map(|v| test.family.read(v, variables))
-            .collect::<Result<_, _>>()?;
+        let values = values.iter().map(|v| test.family.read(v, variables)).collect::<Result<_, _>>()?;
         let lower = key.to_ascii_lowercase().into();
-        Ok(Self {
-            operator: operator.into(),
-            key: key.into(),
-            lower,
-            test,
-            quantifier,
-            if_exists,
-            values,
-        })
+        Ok(Self { operator: operator.into(), key: key.into(), lower, test, quantifier, if_exists, values })
     }
 
     pub fn holds(&self, facts: &Facts<'_>) -> bool {
@@ -167,11 +151,7 @@ impl Condition {
         let timed = is_time_key(&self.lower);
         let mut compared = self.values.iter().map(|wanted| {
             if timed {
-                facts.touched_time(if let Wanted::Moment(moment) = wanted {
-                    Some(*moment)
-                } else {
-                    None
-                });
+                facts.touched_time(if let Wanted::Moment(moment) = wanted { Some(*moment) } else { None });
             }
             self.test.compare(facts, wanted, value)
         });
@@ -199,10 +179,7 @@ impl Test {
     /// The operator of a lower-case name without quantifier and `IfExists`.
     fn of(name: &str) -> Option<Self> {
         use Order::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual};
-        let text = |wildcards, ignore_case| Family::Text {
-            wildcards,
-            ignore_case,
-        };
+        let text = |wildcards, ignore_case| Family::Text { wildcards, ignore_case };
         let (family, order, negated) = match name {
             "stringequals" => (text(false, false), Equal, false),
             "stringnotequals" => (text(false, false), Equal, true),
@@ -231,36 +208,21 @@ impl Test {
             "null" => (Family::Null, Equal, false),
             _ => return None,
         };
-        Some(Self {
-            family,
-            order,
-            negated,
-        })
+        Some(Self { family, order, negated })
     }
 
     /// Whether the request's value stands in the operator's relation to the policy's; `None` when they cannot be compared.
     fn compare(self, facts: &Facts<'_>, wanted: &Wanted, value: &str) -> Option<bool> {
         match (wanted, self.family) {
-            (Wanted::Text(template), Family::Text { ignore_case, .. }) => {
-                template.matches(facts, value, ignore_case)
-            }
+            (Wanted::Text(template), Family::Text { ignore_case, .. }) => template.matches(facts, value, ignore_case),
             (Wanted::Text(template), Family::Bool) => {
-                let truth =
-                    value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false");
-                truth
-                    .then(|| template.matches(facts, value, true))
-                    .flatten()
+                let truth = value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false");
+                truth.then(|| template.matches(facts, value, true)).flatten()
             }
             (Wanted::Text(template), _) => template.matches(facts, value, false),
-            (Wanted::Number(wanted), _) => number(value)?
-                .partial_cmp(wanted)
-                .map(|o| self.order.accepts(o)),
-            (Wanted::Moment(wanted), _) => {
-                Some(self.order.accepts(date::parse(value)?.cmp(wanted)))
-            }
-            (Wanted::Network(network), _) => {
-                Some(network.contains(&value.parse::<IpAddr>().ok()?.to_canonical()))
-            }
+            (Wanted::Number(wanted), _) => number(value)?.partial_cmp(wanted).map(|o| self.order.accepts(o)),
+            (Wanted::Moment(wanted), _) => Some(self.order.accepts(date::parse(value)?.cmp(wanted))),
+            (Wanted::Network(network), _) => Some(network.contains(&value.parse::<IpAddr>().ok()?.to_canonical())),
             (Wanted::Arn(parts), _) => arn_matches(facts, parts, value),
             (Wanted::Absent(_), _) => None,
         }
@@ -281,51 +243,25 @@ impl Order {
 
 impl Family {
     fn read(self, text: &str, variables: bool) -> Result<Wanted, ConditionError> {
-        let literal = Reading {
-            wildcards: false,
-            variables,
-        };
+        let literal = Reading { wildcards: false, variables };
         let bad = |expected| ConditionError::BadValue { expected };
         match self {
-            Self::Text { wildcards, .. } => Ok(Wanted::Text(Template::parse(
-                text,
-                Reading {
-                    wildcards,
-                    variables,
-                },
-            )?)),
+            Self::Text { wildcards, .. } => Ok(Wanted::Text(Template::parse(text, Reading { wildcards, variables })?)),
             Self::Numeric => number(text).map(Wanted::Number).ok_or(bad("a number")),
-            Self::Date => date::parse(text)
-                .map(Wanted::Moment)
-                .ok_or(bad("a date (ISO 8601 or seconds since 1970)")),
-            Self::Bool
-                if text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false") =>
-            {
+            Self::Date => date::parse(text).map(Wanted::Moment).ok_or(bad("a date (ISO 8601 or seconds since 1970)")),
+            Self::Bool if text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false") => {
                 Ok(Wanted::Text(Template::parse(text, literal)?))
             }
-            Self::Bool if variables && text.contains("${") => {
-                Ok(Wanted::Text(Template::parse(text, literal)?))
-            }
+            Self::Bool if variables && text.contains("${") => Ok(Wanted::Text(Template::parse(text, literal)?)),
             Self::Bool => Err(bad("`true` or `false`")),
-            Self::Binary => Ok(Wanted::Text(Template::parse(
-                text,
-                Reading {
-                    wildcards: false,
-                    variables: false,
-                },
-            )?)),
-            Self::Ip => network(text)
-                .map(Wanted::Network)
-                .ok_or(bad("an IP address or network")),
+            Self::Binary => Ok(Wanted::Text(Template::parse(text, Reading { wildcards: false, variables: false })?)),
+            Self::Ip => network(text).map(Wanted::Network).ok_or(bad("an IP address or network")),
             Self::Arn => {
                 let parts = split_outside_variables(text, variables);
                 if parts.len() < 6 || parts.first() != Some(&"arn") {
                     return Err(bad("an ARN of six parts"));
                 }
-                let reading = Reading {
-                    wildcards: true,
-                    variables,
-                };
+                let reading = Reading { wildcards: true, variables };
                 let parts = parts.iter().skip(1).map(|p| Template::parse(p, reading));
                 Ok(Wanted::Arn(parts.collect::<Result<_, _>>()?))
             }
@@ -338,19 +274,14 @@ impl Family {
 
 fn number(text: &str) -> Option<f64> {
     let text = text.trim();
-    let plain = text
-        .bytes()
-        .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'+' | b'e' | b'E'));
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'+' | b'e' | b'E'));
     text.parse().ok().filter(|n: &f64| plain && n.is_finite())
 }
 
 fn network(text: &str) -> Option<IpNet> {
     match text.parse::<IpNet>() {
         Ok(network) => Some(network.trunc()),
-        Err(_) => text
-            .parse::<IpAddr>()
-            .ok()
-            .map(|address| IpNet::from(address.to_canonical())),
+        Err(_) => text.parse::<IpAddr>().ok().map(|address| IpNet::from(address.to_canonical())),
     }
 }
 
@@ -359,13 +290,7 @@ fn arn_matches(facts: &Facts<'_>, parts: &[Template], value: &str) -> Option<boo
     if !name.is_arn {
         return None;
     }
-    let values = [
-        name.partition,
-        name.service,
-        name.region,
-        name.account,
-        name.rest,
-    ];
+    let values = [name.partition, name.service, name.region, name.account, name.rest];
     let mut all = true;
     for (template, value) in parts.iter().zip(values) {
         all &= template.matches(facts, value, false)?;
@@ -384,14 +309,9 @@ mod tests {
         if let Some(value) = present {
             keys.put("aws:key", value);
         }
-        let request = RequestContext {
-            now_ms: None,
-            keys: Arc::new(keys),
-        };
+        let request = RequestContext { now_ms: None, keys: Arc::new(keys) };
         let none = Keys::new();
-        Condition::parse(operator, "aws:Key", values, true)
-            .unwrap()
-            .holds(&Facts::new(&none, &request))
+        Condition::parse(operator, "aws:Key", values, true).unwrap().holds(&Facts::new(&none, &request))
     }
 
     fn one(text: &str) -> Option<KeyValue> {
@@ -424,27 +344,11 @@ mod tests {
     fn lists_need_a_quantifier() {
         assert!(!holds("StringEquals", &["a"], many(&["a"])));
         assert!(!holds("StringNotEquals", &["a"], many(&["b"])));
-        assert!(holds(
-            "ForAllValues:StringEquals",
-            &["a", "b"],
-            many(&["a", "b"])
-        ));
-        assert!(!holds(
-            "ForAllValues:StringEquals",
-            &["a"],
-            many(&["a", "b"])
-        ));
+        assert!(holds("ForAllValues:StringEquals", &["a", "b"], many(&["a", "b"])));
+        assert!(!holds("ForAllValues:StringEquals", &["a"], many(&["a", "b"])));
         assert!(holds("ForAnyValue:StringEquals", &["a"], many(&["a", "b"])));
-        assert!(holds(
-            "ForAnyValue:StringNotEquals",
-            &["a"],
-            many(&["a", "b"])
-        ));
-        assert!(!holds(
-            "ForAllValues:StringNotEquals",
-            &["a"],
-            many(&["a", "b"])
-        ));
+        assert!(holds("ForAnyValue:StringNotEquals", &["a"], many(&["a", "b"])));
+        assert!(!holds("ForAllValues:StringNotEquals", &["a"], many(&["a", "b"])));
         assert!(holds("ForAllValues:StringEquals", &["a"], many(&[])));
     }
 
@@ -455,58 +359,25 @@ mod tests {
         assert!(!holds("StringEquals", &["a*"], one("abc")));
         assert!(holds("NumericLessThanEquals", &["10"], one("10.0")));
         assert!(!holds("NumericNotEquals", &["10"], one("ten")));
-        assert!(holds(
-            "DateGreaterThan",
-            &["2026-01-01T00:00:00Z"],
-            one("1800000000")
-        ));
+        assert!(holds("DateGreaterThan", &["2026-01-01T00:00:00Z"], one("1800000000")));
         assert!(holds("Bool", &["TRUE"], one("true")));
         assert!(!holds("Bool", &["true"], one("yes")));
-        assert!(holds(
-            "IpAddress",
-            &["10.0.0.0/8", "2001:db8::/32"],
-            one("2001:db8::1")
-        ));
+        assert!(holds("IpAddress", &["10.0.0.0/8", "2001:db8::/32"], one("2001:db8::1")));
         assert!(holds("NotIpAddress", &["10.0.0.0/8"], one("11.0.0.1")));
         assert!(holds("IpAddress", &["10.0.0.0/8"], one("::ffff:10.1.2.3")));
         assert!(holds("BinaryEquals", &["QmluYXJ5"], one("QmluYXJ5")));
-        assert!(holds(
-            "ArnEquals",
-            &["arn:aws:iam::*:role/team/*"],
-            one("arn:aws:iam::111111111111:role/team/a")
-        ));
-        assert!(!holds(
-            "ArnNotLike",
-            &["arn:aws:iam::1:role/a"],
-            one("no arn")
-        ));
+        assert!(holds("ArnEquals", &["arn:aws:iam::*:role/team/*"], one("arn:aws:iam::111111111111:role/team/a")));
+        assert!(!holds("ArnNotLike", &["arn:aws:iam::1:role/a"], one("no arn")));
     }
 
     #[test]
     fn operators_and_values_that_do_not_exist_are_refused() {
-        let refuse = |operator: &str, value: &str| {
-            Condition::parse(operator, "aws:Key", &[value], true).unwrap_err()
-        };
-        assert_eq!(
-            refuse("StringSimilar", "a"),
-            ConditionError::UnknownOperator
-        );
-        assert_eq!(
-            refuse("ForSomeValues:StringEquals", "a"),
-            ConditionError::UnknownOperator
-        );
+        let refuse = |operator: &str, value: &str| Condition::parse(operator, "aws:Key", &[value], true).unwrap_err();
+        assert_eq!(refuse("StringSimilar", "a"), ConditionError::UnknownOperator);
+        assert_eq!(refuse("ForSomeValues:StringEquals", "a"), ConditionError::UnknownOperator);
         assert_eq!(refuse("NullIfExists", "true"), ConditionError::NullAlone);
-        assert!(matches!(
-            refuse("NumericEquals", "ten"),
-            ConditionError::BadValue { .. }
-        ));
-        assert!(matches!(
-            refuse("IpAddress", "10.0.0.0/33"),
-            ConditionError::BadValue { .. }
-        ));
-        assert!(matches!(
-            refuse("DateEquals", "tomorrow"),
-            ConditionError::BadValue { .. }
-        ));
+        assert!(matches!(refuse("NumericEquals", "ten"), ConditionError::BadValue { .. }));
+        assert!(matches!(refuse("IpAddress", "10.0.0.0/33"), ConditionError::BadValue { .. }));
+        assert!(matches!(refuse("DateEquals", "tomorrow"), ConditionError::BadValue { .. }));
     }
 }

@@ -21,9 +21,7 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
 }
 
 fn digits<T: std::str::FromStr>(text: &str, count: usize) -> Option<T> {
-    (text.len() == count && text.bytes().all(|b| b.is_ascii_digit()))
-        .then(|| text.parse().ok())
-        .flatten()
+    (text.len() == count && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
 }
 
 fn parse_date(text: &str) -> Option<Date> {

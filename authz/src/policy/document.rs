@@ -71,11 +71,7 @@ pub struct Attached {
 
 /// Reads one document. `Some` when every statement could be compiled, even if findings of lesser weight (limits, a
 /// misplaced `Principal`) were made: a simulation may go on, a set is refused by any error.
-pub(crate) fn read(
-    node: &Node,
-    kind: DocumentKind,
-    findings: &mut Findings<'_>,
-) -> Option<Document> {
+pub(crate) fn read(node: &Node, kind: DocumentKind, findings: &mut Findings<'_>) -> Option<Document> {
     parse::document(node, kind, findings)
 }
 
@@ -99,10 +95,7 @@ impl Library {
             return Some(Arc::clone(document));
         }
         let before = list.len();
-        let mut findings = Findings {
-            file: Arc::clone(file),
-            list,
-        };
+        let mut findings = Findings { file: Arc::clone(file), list };
         let characters = text.chars().filter(|c| !c.is_whitespace()).count();
         let max = kind.characters_max();
         if characters > max {
@@ -115,11 +108,7 @@ impl Library {
                 None
             }
         };
-        if list
-            .iter()
-            .skip(before)
-            .any(|f| f.severity() == Severity::Error)
-        {
+        if list.iter().skip(before).any(|f| f.severity() == Severity::Error) {
             return None;
         }
         let document = Arc::new(document?);
@@ -129,8 +118,7 @@ impl Library {
 
     /// Forgets documents that nothing is attached to any more.
     pub fn sweep(&mut self) {
-        self.documents
-            .retain(|_, document| Arc::strong_count(document) > 1);
+        self.documents.retain(|_, document| Arc::strong_count(document) > 1);
     }
 
     /// How many different documents there are.

@@ -10,11 +10,7 @@ use crate::finding::{Findings, Problem};
 use crate::json::{Member, Node, Position, Value};
 
 /// Reads a document.
-pub(super) fn document(
-    node: &Node,
-    kind: DocumentKind,
-    findings: &mut Findings<'_>,
-) -> Option<Document> {
+pub(super) fn document(node: &Node, kind: DocumentKind, findings: &mut Findings<'_>) -> Option<Document> {
     let members = object(node, "policy", &["Version", "Id", "Statement"], findings)?;
     let mut sound = true;
     let variables = match find(members, "Version").map(|n| (n, n.text())) {
@@ -22,55 +18,32 @@ pub(super) fn document(
         Some((_, Some("2012-10-17"))) => true,
         Some((_, Some("2008-10-17"))) => false,
         Some((node, Some(version))) => {
-            findings.add(
-                node.at,
-                Problem::BadVersion {
-                    version: version.into(),
-                },
-            );
+            findings.add(node.at, Problem::BadVersion { version: version.into() });
             sound = false;
             true
         }
         Some((node, None)) => {
-            findings.add(
-                node.at,
-                Problem::WrongType {
-                    element: "Version".into(),
-                    expected: "a string",
-                },
-            );
+            findings.add(node.at, Problem::WrongType { element: "Version".into(), expected: "a string" });
             sound = false;
             true
         }
     };
     if let Some(id) = find(members, "Id").filter(|n| n.text().is_none()) {
-        findings.add(
-            id.at,
-            Problem::WrongType {
-                element: "Id".into(),
-                expected: "a string",
-            },
-        );
+        findings.add(id.at, Problem::WrongType { element: "Id".into(), expected: "a string" });
     }
     let Some(list) = find(members, "Statement") else {
         findings.add(node.at, Problem::Missing { name: "Statement" });
         return None;
     };
     if list.elements().is_empty() {
-        findings.add(
-            list.at,
-            Problem::Empty {
-                element: "Statement".into(),
-            },
-        );
+        findings.add(list.at, Problem::Empty { element: "Statement".into() });
     }
     let mut statements: Vec<Statement> = Vec::with_capacity(list.elements().len());
     for element in list.elements() {
         match statement(element, kind, variables, findings) {
             Some(statement) => {
                 let sid = statement.sid.as_deref().filter(|sid| !sid.is_empty());
-                if let Some(sid) = sid.filter(|sid| statements.iter().any(|s| s.sid() == Some(sid)))
-                {
+                if let Some(sid) = sid.filter(|sid| statements.iter().any(|s| s.sid() == Some(sid))) {
                     findings.add(statement.at, Problem::RepeatedSid { sid: sid.into() });
                 }
                 statements.push(statement);
@@ -78,45 +51,22 @@ pub(super) fn document(
             None => sound = false,
         }
     }
-    sound.then(|| Document {
-        statements: statements.into_boxed_slice(),
-    })
+    sound.then(|| Document { statements: statements.into_boxed_slice() })
 }
 
 /// The members of an object; foreign and repeated ones are findings.
-fn object<'n>(
-    node: &'n Node,
-    element: &str,
-    known: &[&str],
-    findings: &mut Findings<'_>,
-) -> Option<&'n [Member]> {
+fn object<'n>(node: &'n Node, element: &str, known: &[&str], findings: &mut Findings<'_>) -> Option<&'n [Member]> {
     let Value::Object(members) = &node.value else {
-        findings.add(
-            node.at,
-            Problem::WrongType {
-                element: element.into(),
-                expected: "an object",
-            },
-        );
+        findings.add(node.at, Problem::WrongType { element: element.into(), expected: "an object" });
         return None;
     };
     let mut sound = true;
     for (index, member) in members.iter().enumerate() {
         if !known.contains(&&*member.name) {
-            findings.add(
-                member.name_at,
-                Problem::Unknown {
-                    name: member.name.clone(),
-                },
-            );
+            findings.add(member.name_at, Problem::Unknown { name: member.name.clone() });
             sound = false;
         } else if members.iter().take(index).any(|m| m.name == member.name) {
-            findings.add(
-                member.name_at,
-                Problem::Repeated {
-                    name: member.name.clone(),
-                },
-            );
+            findings.add(member.name_at, Problem::Repeated { name: member.name.clone() });
             sound = false;
         }
     }
@@ -127,38 +77,17 @@ fn find<'n>(members: &'n [Member], name: &str) -> Option<&'n Node> {
     members.iter().find(|m| &*m.name == name).map(|m| &m.node)
 }
 
-const ELEMENTS: &[&str] = &[
-    "Sid",
-    "Effect",
-    "Principal",
-    "NotPrincipal",
-    "Action",
-    "NotAction",
-    "Resource",
-    "NotResource",
-    "Condition",
-];
+const ELEMENTS: &[&str] =
+    &["Sid", "Effect", "Principal", "NotPrincipal", "Action", "NotAction", "Resource", "NotResource", "Condition"];
 
-fn statement(
-    node: &Node,
-    kind: DocumentKind,
-    variables: bool,
-    findings: &mut Findings<'_>,
-) -> Option<Statement> {
+fn statement(node: &Node, kind: DocumentKind, variables: bool, findings: &mut Findings<'_>) -> Option<Statement> {
     let members = object(node, "Statement", ELEMENTS, findings)?;
     let sid = sid(members, findings);
     let effect = effect(node, members, kind, findings);
     let actions = one_of(node, members, "Action", "NotAction", true, findings);
     let actions = actions.and_then(|(not, n)| Some((not, action_list(n, findings)?)));
     let needs_resource = kind != DocumentKind::Trust;
-    let resources = match one_of(
-        node,
-        members,
-        "Resource",
-        "NotResource",
-        needs_resource,
-        findings,
-    ) {
+    let resources = match one_of(node, members, "Resource", "NotResource", needs_resource, findings) {
         Some((not, n)) => resource_list(n, variables, findings).map(|list| Some((not, list))),
         // A trust policy given to a simulation as the resource's.
         None if kind == DocumentKind::Resource && find(members, "Resource").is_none() => Some(None),
@@ -175,18 +104,12 @@ fn statement(
         Some((not, list)) => (not, Some(list)),
         None => (false, None),
     };
-    let named = actions
-        .iter()
-        .fold(0, |mask, pattern| mask | pattern.mask());
+    let named = actions.iter().fold(0, |mask, pattern| mask | pattern.mask());
     Some(Statement {
         sid,
         at: node.at,
         effect: effect?,
-        mask: if not_action {
-            !named & action::ALL_BITS
-        } else {
-            named
-        },
+        mask: if not_action { !named & action::ALL_BITS } else { named },
         not_action,
         actions: actions.into_boxed_slice(),
         not_resource,
@@ -199,13 +122,7 @@ fn statement(
 fn sid(members: &[Member], findings: &mut Findings<'_>) -> Option<Box<str>> {
     let node = find(members, "Sid")?;
     let Some(text) = node.text() else {
-        findings.add(
-            node.at,
-            Problem::WrongType {
-                element: "Sid".into(),
-                expected: "a string",
-            },
-        );
+        findings.add(node.at, Problem::WrongType { element: "Sid".into(), expected: "a string" });
         return None;
     };
     if !text.bytes().all(|b| b.is_ascii_alphanumeric()) {
@@ -214,12 +131,7 @@ fn sid(members: &[Member], findings: &mut Findings<'_>) -> Option<Box<str>> {
     Some(text.into())
 }
 
-fn effect(
-    node: &Node,
-    members: &[Member],
-    kind: DocumentKind,
-    findings: &mut Findings<'_>,
-) -> Option<Effect> {
+fn effect(node: &Node, members: &[Member], kind: DocumentKind, findings: &mut Findings<'_>) -> Option<Effect> {
     let Some(found) = find(members, "Effect") else {
         findings.add(node.at, Problem::Missing { name: "Effect" });
         return None;
@@ -233,12 +145,7 @@ fn effect(
         }
         Some("Deny") => Some(Effect::Deny),
         other => {
-            findings.add(
-                found.at,
-                Problem::BadEffect {
-                    effect: other.unwrap_or("?").into(),
-                },
-            );
+            findings.add(found.at, Problem::BadEffect { effect: other.unwrap_or("?").into() });
             None
         }
     }
@@ -257,24 +164,12 @@ fn one_of<'n>(
         (Some(node), None) => Some((false, node)),
         (None, Some(node)) => Some((true, node)),
         (Some(_), Some(second)) => {
-            findings.add(
-                second.at,
-                Problem::Both {
-                    first: plain,
-                    second: negated,
-                },
-            );
+            findings.add(second.at, Problem::Both { first: plain, second: negated });
             None
         }
         (None, None) => {
             if required {
-                findings.add(
-                    node.at,
-                    Problem::Neither {
-                        first: plain,
-                        second: negated,
-                    },
-                );
+                findings.add(node.at, Problem::Neither { first: plain, second: negated });
             }
             None
         }
@@ -289,12 +184,7 @@ fn texts<'n>(
     findings: &mut Findings<'_>,
 ) -> Option<Vec<(Position, &'n str)>> {
     if node.elements().is_empty() {
-        findings.add(
-            node.at,
-            Problem::Empty {
-                element: element.into(),
-            },
-        );
+        findings.add(node.at, Problem::Empty { element: element.into() });
         return None;
     }
     let mut sound = true;
@@ -303,17 +193,9 @@ fn texts<'n>(
         match &element_node.value {
             Value::Text(text) => list.push((element_node.at, &**text)),
             Value::Number(text) if scalars => list.push((element_node.at, &**text)),
-            Value::Bool(value) if scalars => {
-                list.push((element_node.at, if *value { "true" } else { "false" }))
-            }
+            Value::Bool(value) if scalars => list.push((element_node.at, if *value { "true" } else { "false" })),
             _ => {
-                findings.add(
-                    element_node.at,
-                    Problem::WrongType {
-                        element: element.into(),
-                        expected: "strings",
-                    },
-                );
+                findings.add(element_node.at, Problem::WrongType { element: element.into(), expected: "strings" });
                 sound = false;
             }
         }
@@ -327,26 +209,13 @@ fn action_list(node: &Node, findings: &mut Findings<'_>) -> Option<Vec<ActionPat
     for (at, text) in texts(node, "Action", false, findings)? {
         match ActionPattern::parse(text) {
             Ok(pattern) => {
-                if matches!(&pattern, ActionPattern::Of { service: None, .. })
-                    && pattern.mask() == 0
-                {
-                    findings.add(
-                        at,
-                        Problem::NoSuchAction {
-                            action: text.into(),
-                        },
-                    );
+                if matches!(&pattern, ActionPattern::Of { service: None, .. }) && pattern.mask() == 0 {
+                    findings.add(at, Problem::NoSuchAction { action: text.into() });
                 }
                 list.push(pattern);
             }
             Err(why) => {
-                findings.add(
-                    at,
-                    Problem::BadAction {
-                        action: text.into(),
-                        why,
-                    },
-                );
+                findings.add(at, Problem::BadAction { action: text.into(), why });
                 match ActionPattern::never(text).filter(|_| why == ActionError::BadName) {
                     Some(pattern) => list.push(pattern),
                     None => sound = false,
@@ -357,24 +226,14 @@ fn action_list(node: &Node, findings: &mut Findings<'_>) -> Option<Vec<ActionPat
     sound.then_some(list)
 }
 
-fn resource_list(
-    node: &Node,
-    variables: bool,
-    findings: &mut Findings<'_>,
-) -> Option<Vec<ResourcePattern>> {
+fn resource_list(node: &Node, variables: bool, findings: &mut Findings<'_>) -> Option<Vec<ResourcePattern>> {
     let mut sound = true;
     let mut list = Vec::new();
     for (at, text) in texts(node, "Resource", false, findings)? {
         match ResourcePattern::parse(text, variables) {
             Ok(pattern) => list.push(pattern),
             Err(why) => {
-                findings.add(
-                    at,
-                    Problem::BadResource {
-                        resource: text.into(),
-                        why,
-                    },
-                );
+                findings.add(at, Problem::BadResource { resource: text.into(), why });
                 sound = false;
             }
         }
@@ -399,31 +258,15 @@ fn principals(
         return Some(None);
     }
     let required = kind != DocumentKind::ResourceControl;
-    let Some((negated, found)) = one_of(
-        node,
-        members,
-        "Principal",
-        "NotPrincipal",
-        required,
-        findings,
-    ) else {
+    let Some((negated, found)) = one_of(node, members, "Principal", "NotPrincipal", required, findings) else {
         // Without a principal nobody is meant; both of the pair is no meaning at all.
         let both = find(members, "Principal").is_some();
-        let nobody = required.then(|| PrincipalSet {
-            negated: false,
-            patterns: Vec::new(),
-        });
+        let nobody = required.then(|| PrincipalSet { negated: false, patterns: Vec::new() });
         return (!both).then_some(nobody);
     };
     let mut sound = true;
     let set = principal::parse(found, negated, &mut |at, text, why| {
-        findings.add(
-            at,
-            Problem::BadPrincipal {
-                principal: text.into(),
-                why,
-            },
-        );
+        findings.add(at, Problem::BadPrincipal { principal: text.into(), why });
         sound &= why == PrincipalError::Bare;
     });
     // A resource control policy holds for everybody; AWS takes only `*` there.
@@ -435,64 +278,29 @@ fn principals(
 
 fn conditions(node: &Node, variables: bool, findings: &mut Findings<'_>) -> Option<Vec<Condition>> {
     let Value::Object(operators) = &node.value else {
-        findings.add(
-            node.at,
-            Problem::WrongType {
-                element: "Condition".into(),
-                expected: "an object",
-            },
-        );
+        findings.add(node.at, Problem::WrongType { element: "Condition".into(), expected: "an object" });
         return None;
     };
     let mut sound = true;
     let mut list = Vec::new();
     for (index, operator) in operators.iter().enumerate() {
-        if operators
-            .iter()
-            .take(index)
-            .any(|o| o.name.eq_ignore_ascii_case(&operator.name))
-        {
-            findings.add(
-                operator.name_at,
-                Problem::Repeated {
-                    name: operator.name.clone(),
-                },
-            );
+        if operators.iter().take(index).any(|o| o.name.eq_ignore_ascii_case(&operator.name)) {
+            findings.add(operator.name_at, Problem::Repeated { name: operator.name.clone() });
             sound = false;
         }
         let Value::Object(keys) = &operator.node.value else {
             let element = operator.name.clone();
-            findings.add(
-                operator.node.at,
-                Problem::WrongType {
-                    element,
-                    expected: "an object of keys and values",
-                },
-            );
+            findings.add(operator.node.at, Problem::WrongType { element, expected: "an object of keys and values" });
             sound = false;
             continue;
         };
         if keys.is_empty() {
-            findings.add(
-                operator.node.at,
-                Problem::Empty {
-                    element: operator.name.clone(),
-                },
-            );
+            findings.add(operator.node.at, Problem::Empty { element: operator.name.clone() });
             sound = false;
         }
         for (index, key) in keys.iter().enumerate() {
-            if keys
-                .iter()
-                .take(index)
-                .any(|k| k.name.eq_ignore_ascii_case(&key.name))
-            {
-                findings.add(
-                    key.name_at,
-                    Problem::Repeated {
-                        name: key.name.clone(),
-                    },
-                );
+            if keys.iter().take(index).any(|k| k.name.eq_ignore_ascii_case(&key.name)) {
+                findings.add(key.name_at, Problem::Repeated { name: key.name.clone() });
                 sound = false;
             }
             match condition(&operator.name, key, variables, findings) {
@@ -504,22 +312,13 @@ fn conditions(node: &Node, variables: bool, findings: &mut Findings<'_>) -> Opti
     sound.then_some(list)
 }
 
-fn condition(
-    operator: &str,
-    key: &Member,
-    variables: bool,
-    findings: &mut Findings<'_>,
-) -> Option<Condition> {
+fn condition(operator: &str, key: &Member, variables: bool, findings: &mut Findings<'_>) -> Option<Condition> {
     let values = texts(&key.node, &key.name, true, findings)?;
     let texts: Vec<&str> = values.iter().map(|(_, text)| *text).collect();
     match Condition::parse(operator, &key.name, &texts, variables) {
         Ok(condition) => Some(condition),
         Err(why) => {
-            let problem = Problem::BadCondition {
-                operator: operator.into(),
-                key: key.name.clone(),
-                why,
-            };
+            let problem = Problem::BadCondition { operator: operator.into(), key: key.name.clone(), why };
             findings.add(key.name_at, problem);
             None
         }
@@ -555,27 +354,15 @@ mod tests {
         let found = problems(DocumentKind::Identity, text);
         let lines: Vec<u32> = found.iter().map(|(at, _)| at.line).collect();
         assert_eq!(lines, [1, 3, 4, 5, 6]);
-        assert_eq!(
-            found[3].0,
-            Position {
-                line: 5,
-                column: 15
-            }
-        );
+        assert_eq!(found[3].0, Position { line: 5, column: 15 });
     }
 
     #[test]
     fn both_or_neither_of_a_pair_is_refused() {
         let both = r#"{"Statement": [{"Effect": "Allow", "Action": "*", "NotAction": "*", "Resource": "*"}]}"#;
-        assert!(matches!(
-            &problems(DocumentKind::Identity, both)[..],
-            [(_, Problem::Both { .. })]
-        ));
+        assert!(matches!(&problems(DocumentKind::Identity, both)[..], [(_, Problem::Both { .. })]));
         let neither = r#"{"Statement": [{"Effect": "Allow", "Action": "*"}]}"#;
-        assert!(matches!(
-            &problems(DocumentKind::Identity, neither)[..],
-            [(_, Problem::Neither { .. })]
-        ));
+        assert!(matches!(&problems(DocumentKind::Identity, neither)[..], [(_, Problem::Neither { .. })]));
     }
 
     #[test]
@@ -583,37 +370,19 @@ mod tests {
         let with = r#"{"Statement": [{"Effect": "Deny", "Principal": "*", "Action": "*", "Resource": "*"}]}"#;
         let without = r#"{"Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*"}]}"#;
         assert_eq!(problems(DocumentKind::Resource, with), []);
-        assert!(matches!(
-            &problems(DocumentKind::Resource, without)[..],
-            [(_, Problem::Neither { .. })]
-        ));
-        assert!(matches!(
-            &problems(DocumentKind::Identity, with)[..],
-            [(_, Problem::PrincipalNotAllowed)]
-        ));
+        assert!(matches!(&problems(DocumentKind::Resource, without)[..], [(_, Problem::Neither { .. })]));
+        assert!(matches!(&problems(DocumentKind::Identity, with)[..], [(_, Problem::PrincipalNotAllowed)]));
     }
 
     #[test]
     fn unknown_repeated_and_empty_elements_are_refused() {
         let unknown = r#"{"Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*", "Actions": "*"}]}"#;
-        assert!(matches!(
-            &problems(DocumentKind::Identity, unknown)[..],
-            [(_, Problem::Unknown { .. })]
-        ));
+        assert!(matches!(&problems(DocumentKind::Identity, unknown)[..], [(_, Problem::Unknown { .. })]));
         let repeated = r#"{"Statement": [{"Effect": "Deny", "Effect": "Allow", "Action": "*", "Resource": "*"}]}"#;
-        assert!(matches!(
-            &problems(DocumentKind::Identity, repeated)[..],
-            [(_, Problem::Repeated { .. })]
-        ));
+        assert!(matches!(&problems(DocumentKind::Identity, repeated)[..], [(_, Problem::Repeated { .. })]));
         let empty = r#"{"Statement": [{"Effect": "Deny", "Action": [], "Resource": "*"}]}"#;
-        assert!(matches!(
-            &problems(DocumentKind::Identity, empty)[..],
-            [(_, Problem::Empty { .. })]
-        ));
-        assert!(matches!(
-            &problems(DocumentKind::Identity, r#"{"Statement": []}"#)[..],
-            [(_, Problem::Empty { .. })]
-        ));
+        assert!(matches!(&problems(DocumentKind::Identity, empty)[..], [(_, Problem::Empty { .. })]));
+        assert!(matches!(&problems(DocumentKind::Identity, r#"{"Statement": []}"#)[..], [(_, Problem::Empty { .. })]));
     }
 
     #[test]
@@ -622,10 +391,7 @@ mod tests {
             r#"{{"Statement": [{{"Effect": "Deny", "Action": "*", "Resource": "arn:aws:kafka:*:*:topic/{}"}}]}}"#,
             "x".repeat(6_144)
         );
-        assert!(matches!(
-            &problems(DocumentKind::Identity, &long)[..],
-            [(_, Problem::TooLong { .. })]
-        ));
+        assert!(matches!(&problems(DocumentKind::Identity, &long)[..], [(_, Problem::TooLong { .. })]));
     }
 
     #[test]

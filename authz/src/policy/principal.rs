@@ -33,22 +33,12 @@ impl Caller {
             Ok(account) => Some(account.to_string().into_boxed_str()),
             Err(_) => Some(name.account).filter(|a| !a.is_empty()).map(Into::into),
         };
-        let session = name
-            .rest
-            .strip_prefix("assumed-role/")
-            .filter(|_| name.service == "sts");
+        let session = name.rest.strip_prefix("assumed-role/").filter(|_| name.service == "sts");
         let role = session
             .and_then(|s| s.split('/').next())
-            .map(|role| RoleOfSession {
-                partition: name.partition.into(),
-                name: role.into(),
-            });
+            .map(|role| RoleOfSession { partition: name.partition.into(), name: role.into() });
         let anonymous = matches!(text, "*" | "anonymous" | "Anonymous");
-        Self {
-            arn: if anonymous { "".into() } else { text.into() },
-            account,
-            role,
-        }
+        Self { arn: if anonymous { "".into() } else { text.into() }, account, role }
     }
 
     /// Whether nobody is known.
@@ -77,10 +67,7 @@ impl Caller {
     fn is_session_of(&self, role_arn: &str) -> bool {
         let Some(role) = &self.role else { return false };
         let name = ResourceName::split(role_arn);
-        let last = name
-            .rest
-            .strip_prefix("role/")
-            .and_then(|path| path.rsplit('/').next());
+        let last = name.rest.strip_prefix("role/").and_then(|path| path.rsplit('/').next());
         name.service == "iam"
             && name.partition == &*role.partition
             && Some(name.account) == self.account.as_deref()
@@ -133,9 +120,7 @@ impl PrincipalPattern {
         match self {
             Self::Everybody => Some(Fit::Direct),
             _ if caller.is_anonymous() => None,
-            Self::Account(account) => {
-                (caller.account.as_deref() == Some(account)).then_some(Fit::Account)
-            }
+            Self::Account(account) => (caller.account.as_deref() == Some(account)).then_some(Fit::Account),
             Self::Arn(arn) if caller.is_session_of(arn) => Some(Fit::Role),
             Self::Arn(arn) if **arn == *caller.arn && caller.is_role() => Some(Fit::RoleItself),
             Self::Arn(arn) | Self::Other(arn) => (**arn == *caller.arn).then_some(Fit::Direct),
@@ -164,11 +149,7 @@ pub enum PrincipalError {
 }
 
 /// Reads the element; mistakes go to `wrong` with place and text.
-pub(crate) fn parse(
-    node: &Node,
-    negated: bool,
-    wrong: &mut dyn FnMut(Position, &str, PrincipalError),
-) -> PrincipalSet {
+pub(crate) fn parse(node: &Node, negated: bool, wrong: &mut dyn FnMut(Position, &str, PrincipalError)) -> PrincipalSet {
     let mut patterns = Vec::new();
     match &node.value {
         Value::Text(text) if &**text == "*" => patterns.push(PrincipalPattern::Everybody),
@@ -241,49 +222,22 @@ mod tests {
     fn a_grant_to_an_account_is_weaker_than_one_to_its_user() {
         let user = "arn:aws:iam::111111111111:user/ann";
         assert_eq!(fit(r#"{"AWS": "111111111111"}"#, user), Some(Fit::Account));
-        assert_eq!(
-            fit(r#"{"AWS": "arn:aws:iam::111111111111:root"}"#, user),
-            Some(Fit::Account)
-        );
-        assert_eq!(
-            fit(r#"{"AWS": "arn:aws:iam::111111111111:user/ann"}"#, user),
-            Some(Fit::Direct)
-        );
+        assert_eq!(fit(r#"{"AWS": "arn:aws:iam::111111111111:root"}"#, user), Some(Fit::Account));
+        assert_eq!(fit(r#"{"AWS": "arn:aws:iam::111111111111:user/ann"}"#, user), Some(Fit::Direct));
         assert_eq!(fit(r#"{"AWS": "222222222222"}"#, user), None);
     }
 
     #[test]
     fn a_session_fits_its_role_whatever_the_roles_path() {
         let session = "arn:aws:sts::111111111111:assumed-role/reader/s1";
-        assert_eq!(
-            fit(
-                r#"{"AWS": "arn:aws:iam::111111111111:role/team/reader"}"#,
-                session
-            ),
-            Some(Fit::Role)
-        );
-        assert_eq!(
-            fit(
-                r#"{"AWS": "arn:aws:iam::222222222222:role/reader"}"#,
-                session
-            ),
-            None
-        );
-        assert_eq!(
-            fit(
-                r#"{"AWS": "arn:aws:sts::111111111111:assumed-role/reader/s1"}"#,
-                session
-            ),
-            Some(Fit::Direct)
-        );
+        assert_eq!(fit(r#"{"AWS": "arn:aws:iam::111111111111:role/team/reader"}"#, session), Some(Fit::Role));
+        assert_eq!(fit(r#"{"AWS": "arn:aws:iam::222222222222:role/reader"}"#, session), None);
+        assert_eq!(fit(r#"{"AWS": "arn:aws:sts::111111111111:assumed-role/reader/s1"}"#, session), Some(Fit::Direct));
     }
 
     #[test]
     fn a_wildcard_inside_a_principal_is_refused() {
-        assert_eq!(
-            one("AWS", "arn:aws:iam::111111111111:user/*"),
-            Err(PrincipalError::BadAws)
-        );
+        assert_eq!(one("AWS", "arn:aws:iam::111111111111:user/*"), Err(PrincipalError::BadAws));
         assert_eq!(one("Person", "x"), Err(PrincipalError::UnknownKind));
     }
 }

@@ -68,22 +68,12 @@ impl ResourcePattern {
         let head = [partition, service, region, account].join(":").into();
         // S3 names are global and have no type word: the whole part is the id.
         let plain_id = (service, region, account) == ("s3", "", "");
-        let word_end = if plain_id {
-            None
-        } else {
-            separator(rest, variables)
-        };
+        let word_end = if plain_id { None } else { separator(rest, variables) };
         let (product, id) = match word_end {
             Some(end) => rest.split_at(end),
             None => ("", rest),
         };
-        let id = Template::parse(
-            id,
-            Reading {
-                wildcards: true,
-                variables,
-            },
-        )?;
+        let id = Template::parse(id, Reading { wildcards: true, variables })?;
         let product = product.into();
         let arn = ArnPattern { head, product, id };
         Ok(Self::Arn(Box::new(arn)))
@@ -100,20 +90,11 @@ impl ResourcePattern {
 impl ArnPattern {
     /// The name first: it is what differs most often.
     fn matches(&self, facts: &Facts<'_>, resource: ResourceName<'_>) -> bool {
-        let heads = [
-            resource.partition,
-            resource.service,
-            resource.region,
-            resource.account,
-        ];
+        let heads = [resource.partition, resource.service, resource.region, resource.account];
         let id = resource.rest.strip_prefix(&*self.product);
         resource.is_arn
             && id.is_some_and(|id| self.id.matches(facts, id, false) == Some(true))
-            && self
-                .head
-                .split(':')
-                .zip(heads)
-                .all(|(pattern, part)| part_matches(pattern, part))
+            && self.head.split(':').zip(heads).all(|(pattern, part)| part_matches(pattern, part))
     }
 
     /// The first part that differs, `None` when it matches.
@@ -154,18 +135,13 @@ impl ArnPattern {
 
     /// Whether resources of this service can match.
     pub fn covers_service(&self, service: &str) -> bool {
-        self.head
-            .split(':')
-            .nth(1)
-            .is_some_and(|pattern| part_matches(pattern, service))
+        self.head.split(':').nth(1).is_some_and(|pattern| part_matches(pattern, service))
     }
 }
 
 /// Most parts have no wildcard, or are one.
 fn part_matches(pattern: &str, part: &str) -> bool {
-    pattern == "*"
-        || pattern == part
-        || (pattern.contains(['*', '?']) && Glob::new(pattern).matches(part))
+    pattern == "*" || pattern == part || (pattern.contains(['*', '?']) && Glob::new(pattern).matches(part))
 }
 
 /// Splits at the first five colons that are not inside `${…}`.
@@ -213,28 +189,17 @@ mod tests {
     fn matches(pattern: &str, arn: &str) -> bool {
         let mut keys = Keys::new();
         keys.set("aws:username", "ann");
-        let request = RequestContext {
-            now_ms: None,
-            keys: Arc::new(Keys::new()),
-        };
+        let request = RequestContext { now_ms: None, keys: Arc::new(Keys::new()) };
         let facts = Facts::new(&keys, &request);
-        ResourcePattern::parse(pattern, true)
-            .unwrap()
-            .matches(&facts, ResourceName::split(arn))
+        ResourcePattern::parse(pattern, true).unwrap().matches(&facts, ResourceName::split(arn))
     }
 
     const TOPIC: &str = "arn:aws:kafka:eu-central-1:111111111111:topic/acme/6a7b-1/orders.eu";
 
     #[test]
     fn a_star_crosses_slashes_but_not_the_five_colons() {
-        assert!(matches(
-            "arn:aws:kafka:eu-central-1:111111111111:topic/*",
-            TOPIC
-        ));
-        assert!(matches(
-            "arn:aws:kafka:*:111111111111:topic/acme/*/orders.*",
-            TOPIC
-        ));
+        assert!(matches("arn:aws:kafka:eu-central-1:111111111111:topic/*", TOPIC));
+        assert!(matches("arn:aws:kafka:*:111111111111:topic/acme/*/orders.*", TOPIC));
         assert!(!matches("arn:aws:kafka:*:topic/acme/*/orders.*:*", TOPIC));
         assert!(!matches("arn:aws:kafka:eu-central-1*:topic/*:*", TOPIC));
     }
@@ -248,38 +213,20 @@ mod tests {
 
     #[test]
     fn a_variable_in_a_resource_takes_the_callers_value() {
-        assert!(matches(
-            "arn:aws:kafka:*:*:topic/*/*/${aws:username}-*",
-            "arn:aws:kafka:r:1:topic/a/b/ann-1"
-        ));
-        assert!(!matches(
-            "arn:aws:kafka:*:*:topic/*/*/${aws:username}-*",
-            "arn:aws:kafka:r:1:topic/a/b/bob-1"
-        ));
-        assert!(matches(
-            "arn:aws:sns:*:*:${aws:username}-news",
-            "arn:aws:sns:r:1:ann-news"
-        ));
+        assert!(matches("arn:aws:kafka:*:*:topic/*/*/${aws:username}-*", "arn:aws:kafka:r:1:topic/a/b/ann-1"));
+        assert!(!matches("arn:aws:kafka:*:*:topic/*/*/${aws:username}-*", "arn:aws:kafka:r:1:topic/a/b/bob-1"));
+        assert!(matches("arn:aws:sns:*:*:${aws:username}-news", "arn:aws:sns:r:1:ann-news"));
     }
 
     #[test]
     fn colons_of_a_group_id_are_matched_by_a_star() {
-        assert!(matches(
-            "arn:aws:kafka:*:*:group/acme/*/team:*",
-            "arn:aws:kafka:r:1:group/acme/u/team:a/b:c"
-        ));
+        assert!(matches("arn:aws:kafka:*:*:group/acme/*/team:*", "arn:aws:kafka:r:1:group/acme/u/team:a/b:c"));
     }
 
     #[test]
     fn resources_aws_refuses_are_refused() {
-        assert_eq!(
-            ResourcePattern::parse("topic/orders", true),
-            Err(ArnError::NoArn)
-        );
-        assert_eq!(
-            ResourcePattern::parse("arn:aws:kafka", true),
-            Err(ArnError::Short)
-        );
+        assert_eq!(ResourcePattern::parse("topic/orders", true), Err(ArnError::NoArn));
+        assert_eq!(ResourcePattern::parse("arn:aws:kafka", true), Err(ArnError::Short));
         assert_eq!(
             ResourcePattern::parse("arn:aws:kafka:${aws:region}:1:topic/*", true),
             Err(ArnError::VariableTooEarly)

@@ -100,19 +100,14 @@ impl Statement {
         let Some(resources) = &self.resources else {
             return true;
         };
-        resources
-            .iter()
-            .any(|p| p.matches(question.facts, question.resource))
-            != self.not_resource
+        resources.iter().any(|p| p.matches(question.facts, question.resource)) != self.not_resource
     }
 
     /// How the caller fits; `Some(Direct)` without a `Principal`.
     fn names_caller(&self, question: &Question<'_>) -> Option<Fit> {
         match &self.principals {
             None => Some(Fit::Direct),
-            Some(set) if set.negated && question.bounded && self.effect == Effect::Deny => {
-                Some(Fit::Direct)
-            }
+            Some(set) if set.negated && question.bounded && self.effect == Effect::Deny => Some(Fit::Direct),
             Some(set) => set.fit(question.caller),
         }
     }
@@ -123,10 +118,7 @@ impl Statement {
             return None;
         }
         let fit = self.names_caller(question)?;
-        self.conditions
-            .iter()
-            .all(|c| c.holds(question.facts))
-            .then_some(fit)
+        self.conditions.iter().all(|c| c.holds(question.facts)).then_some(fit)
     }
 
     /// Why it does not match; `None` when it does.
@@ -141,27 +133,18 @@ impl Statement {
                 ResourcePattern::Every => None,
             });
             return Some(Miss::Resource {
-                part: part
-                    .max_by_key(|p| closeness(p))
-                    .unwrap_or("excluded by NotResource"),
+                part: part.max_by_key(|p| closeness(p)).unwrap_or("excluded by NotResource"),
             });
         }
         if self.names_caller(question).is_none() {
             return Some(Miss::Principal);
         }
         let failed = self.conditions.iter().find(|c| !c.holds(question.facts))?;
-        let value = question
-            .facts
-            .value(&failed.lower)
-            .map(|found| match found {
-                crate::context::Found::One(text) => text.into_owned().into_boxed_str(),
-                crate::context::Found::Many(texts) => texts.join(", ").into_boxed_str(),
-            });
-        Some(Miss::Condition {
-            operator: failed.operator.clone(),
-            key: failed.key.clone(),
-            value,
-        })
+        let value = question.facts.value(&failed.lower).map(|found| match found {
+            crate::context::Found::One(text) => text.into_owned().into_boxed_str(),
+            crate::context::Found::Many(texts) => texts.join(", ").into_boxed_str(),
+        });
+        Some(Miss::Condition { operator: failed.operator.clone(), key: failed.key.clone(), value })
     }
 }
 

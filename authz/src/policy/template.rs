@@ -23,10 +23,7 @@ pub(crate) enum Template {
 pub(crate) enum Piece {
     Literal(Box<str>),
     Pattern(Box<str>),
-    Key {
-        lower: Box<str>,
-        default: Option<Box<str>>,
-    },
+    Key { lower: Box<str>, default: Option<Box<str>> },
 }
 
 /// How `*` and `?` are read, and whether `${` begins a variable.
@@ -53,13 +50,8 @@ pub enum VariableError {
 impl Template {
     pub fn parse(text: &str, reading: Reading) -> Result<Self, VariableError> {
         let mut pieces: Vec<Piece> = Vec::new();
-        let plain = |s: &str| -> Piece {
-            if reading.wildcards {
-                Piece::Pattern(s.into())
-            } else {
-                Piece::Literal(s.into())
-            }
-        };
+        let plain =
+            |s: &str| -> Piece { if reading.wildcards { Piece::Pattern(s.into()) } else { Piece::Literal(s.into()) } };
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("${").filter(|_| reading.variables) {
             if !before.is_empty() {
@@ -93,13 +85,7 @@ impl Template {
             Self::Fixed(_) => &[],
             Self::Variable(pieces) => pieces,
         };
-        pieces.iter().filter_map(|p| {
-            if let Piece::Key { lower, .. } = p {
-                Some(&**lower)
-            } else {
-                None
-            }
-        })
+        pieces.iter().filter_map(|p| if let Piece::Key { lower, .. } = p { Some(&**lower) } else { None })
     }
 
     /// A text that matches, with `filler` for every `*`; `None` when a variable has no value.
@@ -113,9 +99,7 @@ impl Template {
                     match piece {
                         Piece::Literal(text) => sample.push_str(text),
                         Piece::Pattern(text) => sample.push_str(&fill(text)),
-                        Piece::Key { lower, default } => {
-                            sample.push_str(&resolve(facts, lower, default.as_deref())?)
-                        }
+                        Piece::Key { lower, default } => sample.push_str(&resolve(facts, lower, default.as_deref())?),
                     }
                 }
                 Some(sample)
@@ -131,11 +115,7 @@ impl Template {
             Self::Fixed(glob) => Some(glob.matches(text)),
             Self::Variable(pieces) => {
                 let fold = |s: &str| {
-                    if ignore_case {
-                        s.to_lowercase()
-                    } else {
-                        s.to_owned()
-                    }
+                    if ignore_case { s.to_lowercase() } else { s.to_owned() }
                 };
                 let mut glob = GlobBuilder::default();
                 for piece in pieces {
@@ -148,21 +128,13 @@ impl Template {
                     }
                 }
                 let glob = glob.finish();
-                Some(if ignore_case {
-                    glob.matches(&text.to_lowercase())
-                } else {
-                    glob.matches(text)
-                })
+                Some(if ignore_case { glob.matches(&text.to_lowercase()) } else { glob.matches(text) })
             }
         }
     }
 }
 
-fn resolve<'a>(
-    facts: &Facts<'a>,
-    lower: &str,
-    default: Option<&'a str>,
-) -> Option<std::borrow::Cow<'a, str>> {
+fn resolve<'a>(facts: &Facts<'a>, lower: &str, default: Option<&'a str>) -> Option<std::borrow::Cow<'a, str>> {
     if is_time_key(lower) {
         facts.touched_time(None);
     }
@@ -194,24 +166,16 @@ fn variable(inside: &str) -> Result<Piece, VariableError> {
     let (name, default) = match inside.split_once(',') {
         None => (inside, None),
         Some((name, default)) => {
-            let quoted = default
-                .trim()
-                .strip_prefix('\'')
-                .and_then(|d| d.strip_suffix('\''));
+            let quoted = default.trim().strip_prefix('\'').and_then(|d| d.strip_suffix('\''));
             (name, Some(quoted.ok_or(VariableError::BadDefault)?))
         }
     };
     let name = name.trim();
-    let fits = |c: char| {
-        c.is_alphanumeric() || matches!(c, ':' | '/' | '.' | '_' | '-' | '=' | '@' | '+' | ' ')
-    };
+    let fits = |c: char| c.is_alphanumeric() || matches!(c, ':' | '/' | '.' | '_' | '-' | '=' | '@' | '+' | ' ');
     if name.is_empty() || !name.chars().all(fits) {
         return Err(VariableError::BadName);
     }
-    Ok(Piece::Key {
-        lower: name.to_ascii_lowercase().into(),
-        default: default.map(Into::into),
-    })
+    Ok(Piece::Key { lower: name.to_ascii_lowercase().into(), default: default.map(Into::into) })
 }
 
 #[cfg(test)]
@@ -220,10 +184,7 @@ mod tests {
     use crate::context::{KeyValue, Keys, RequestContext};
     use std::sync::Arc;
 
-    const FULL: Reading = Reading {
-        wildcards: true,
-        variables: true,
-    };
+    const FULL: Reading = Reading { wildcards: true, variables: true };
 
     fn matches(pattern: &str, text: &str, name: Option<&str>) -> Option<bool> {
         let mut keys = Keys::new();
@@ -231,31 +192,20 @@ mod tests {
             keys.set("aws:username", name);
         }
         keys.put("aws:TagKeys", KeyValue::Many(Box::new(["a".into()])));
-        let request = RequestContext {
-            now_ms: None,
-            keys: Arc::new(Keys::new()),
-        };
-        Template::parse(pattern, FULL)
-            .unwrap()
-            .matches(&Facts::new(&keys, &request), text, false)
+        let request = RequestContext { now_ms: None, keys: Arc::new(Keys::new()) };
+        Template::parse(pattern, FULL).unwrap().matches(&Facts::new(&keys, &request), text, false)
     }
 
     #[test]
     fn a_variables_value_is_never_a_wildcard() {
-        assert_eq!(
-            matches("t-${aws:username}", "t-anything", Some("*")),
-            Some(false)
-        );
+        assert_eq!(matches("t-${aws:username}", "t-anything", Some("*")), Some(false));
         assert_eq!(matches("t-${aws:username}", "t-*", Some("*")), Some(true));
     }
 
     #[test]
     fn a_variable_without_value_takes_its_default_or_matches_nothing() {
         assert_eq!(matches("t-${aws:username}", "t-", None), None);
-        assert_eq!(
-            matches("t-${aws:username, 'nobody'}", "t-nobody", None),
-            Some(true)
-        );
+        assert_eq!(matches("t-${aws:username, 'nobody'}", "t-nobody", None), Some(true));
         assert_eq!(matches("${aws:TagKeys, 'x'}", "x", None), None);
     }
 
@@ -268,17 +218,7 @@ mod tests {
 
     #[test]
     fn before_2012_a_variable_is_text() {
-        let template = Template::parse(
-            "${aws:username}",
-            Reading {
-                wildcards: true,
-                variables: false,
-            },
-        )
-        .unwrap();
-        assert_eq!(
-            template,
-            Template::Fixed(Glob::Exact("${aws:username}".into()))
-        );
+        let template = Template::parse("${aws:username}", Reading { wildcards: true, variables: false }).unwrap();
+        assert_eq!(template, Template::Fixed(Glob::Exact("${aws:username}".into())));
     }
 }

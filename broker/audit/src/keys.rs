@@ -1,8 +1,8 @@
 //! The log's own keys on disk: the signing key, sealed under the audit key; the public key for everybody.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -59,11 +59,7 @@ pub(crate) async fn signing_key(
     Ok(signing)
 }
 
-async fn make_signing_key(
-    folder: &Path,
-    cluster: ClusterId,
-    vault: &dyn KeyVault,
-) -> Result<SigningKey, AuditError> {
+async fn make_signing_key(folder: &Path, cluster: ClusterId, vault: &dyn KeyVault) -> Result<SigningKey, AuditError> {
     // SECURITY: a log with streams but no signing key lost it, or somebody wants it to be signed anew.
     let public_path = folder.join(PUBLIC_KEY_FILE);
     if public_path.exists() {

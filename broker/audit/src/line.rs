@@ -156,7 +156,10 @@ mod tests {
     fn line_has_this_exact_form() {
         let (bytes, hash) = line().render();
         let text = String::from_utf8(bytes).unwrap();
-        let start = format!("{{\"seq\":3,\"time\":5,\"prev\":\"{}\",\"kind\":\"event\",\"sealed\":\"AAAA\"", genesis("cluster"));
+        let start = format!(
+            "{{\"seq\":3,\"time\":5,\"prev\":\"{}\",\"kind\":\"event\",\"sealed\":\"AAAA\"",
+            genesis("cluster")
+        );
         assert_eq!(text, format!("{start},\"hash\":\"{hash}\"}}\n"));
         assert_eq!(hash, hex(&sha256(start.as_bytes())));
     }

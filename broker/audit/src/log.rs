@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use schloss_core::{Clock, ClusterId};
-use schloss_crypto::signing::VerifyingKey;
 use schloss_crypto::KeyVault;
+use schloss_crypto::signing::VerifyingKey;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 

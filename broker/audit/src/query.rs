@@ -59,7 +59,8 @@ impl Found {
     /// One line of printable ASCII JSON.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let value = serde_json::json!({ "stream": self.stream, "seq": self.seq, "time": self.time_ms, "event": self.body });
+        let value =
+            serde_json::json!({ "stream": self.stream, "seq": self.seq, "time": self.time_ms, "event": self.body });
         ascii_json(&value)
     }
 }

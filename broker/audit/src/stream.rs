@@ -34,7 +34,9 @@ pub enum AuditError {
         path: PathBuf,
     },
     /// A file was changed or damaged.
-    #[error("the audit log was changed or damaged: `{path}` line {line}; keep a copy, run `schloss audit verify`, and restore the folder from your backup")]
+    #[error(
+        "the audit log was changed or damaged: `{path}` line {line}; keep a copy, run `schloss audit verify`, and restore the folder from your backup"
+    )]
     Broken {
         /// Which file.
         path: PathBuf,
@@ -42,7 +44,9 @@ pub enum AuditError {
         line: u64,
     },
     /// A signed checkpoint names a line that is gone.
-    #[error("the audit log `{path}` ends before line {expected}, which a signed checkpoint names; keep a copy, run `schloss audit verify`, and restore the folder from your backup")]
+    #[error(
+        "the audit log `{path}` ends before line {expected}, which a signed checkpoint names; keep a copy, run `schloss audit verify`, and restore the folder from your backup"
+    )]
     CutOff {
         /// The stream.
         path: PathBuf,
@@ -101,7 +105,12 @@ pub(crate) struct Stream {
 impl Stream {
     /// Opens `folder`, or prepares a new stream there (made at the first commit). Checkpoints must be signed by `key`, and
     /// the line `expected`, which a signed checkpoint elsewhere names, must be there.
-    pub(crate) fn open(folder: &Path, name: &str, key: &VerifyingKey, expected: Option<&Head>) -> Result<Self, AuditError> {
+    pub(crate) fn open(
+        folder: &Path,
+        name: &str,
+        key: &VerifyingKey,
+        expected: Option<&Head>,
+    ) -> Result<Self, AuditError> {
         let start = Position {
             seq_next: 0,
             hash: genesis(name),
@@ -132,7 +141,13 @@ impl Stream {
     }
 
     /// Reads the newest file and stands at its end. Older files are [`crate::verify`]'s.
-    fn recover(&mut self, number: u64, path: &Path, key: &VerifyingKey, expected: Option<&Head>) -> Result<(), AuditError> {
+    fn recover(
+        &mut self,
+        number: u64,
+        path: &Path,
+        key: &VerifyingKey,
+        expected: Option<&Head>,
+    ) -> Result<(), AuditError> {
         let io = |source| AuditError::Io { path: path.into(), source };
         let text = fs::read(path).map_err(io)?;
         let mut position = self.durable.clone();

@@ -40,7 +40,9 @@ pub enum FaultKind {
     #[error("the line was altered, or is none")]
     Altered,
     /// The line does not follow the one before.
-    #[error("the line does not follow the one before: lines were deleted, inserted or swapped (number {expected} expected)")]
+    #[error(
+        "the line does not follow the one before: lines were deleted, inserted or swapped (number {expected} expected)"
+    )]
     BrokenChain {
         /// The number that should stand here.
         expected: u64,

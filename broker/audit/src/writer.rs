@@ -195,7 +195,8 @@ impl Writer {
 
     fn open_stream(&mut self, name: &str) -> Result<(), RecordError> {
         if !self.streams.contains_key(name) {
-            let stream = Stream::open(&self.folder.join(name), name, &self.signing.verifying_key(), None).map_err(|_| RecordError::Damaged)?;
+            let stream = Stream::open(&self.folder.join(name), name, &self.signing.verifying_key(), None)
+                .map_err(|_| RecordError::Damaged)?;
             self.streams.insert(name.to_owned(), stream);
         }
         Ok(())

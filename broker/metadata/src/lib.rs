@@ -12,7 +12,9 @@ mod rows;
 mod sqlite;
 pub mod suite;
 
-pub use rows::{FlushCommit, GarbageRow, KeyRow, PartitionRow, PartRow, SegmentRow, ShardGuard, ShardRow, StateRow, TopicRow};
+pub use rows::{
+    FlushCommit, GarbageRow, KeyRow, PartRow, PartitionRow, SegmentRow, ShardGuard, ShardRow, StateRow, TopicRow,
+};
 pub use sqlite::SqliteMetadata;
 
 use schloss_core::{PartitionId, ShardId, TenantId, TopicId};
@@ -94,7 +96,12 @@ pub trait Metadata: Send + Sync {
     /// Segments in, state in, checkpoint forward: one transaction, guarded.
     async fn flush(&self, guard: ShardGuard, commit: FlushCommit) -> Result<(), MetadataError>;
     /// Moves log starts and drops the parts wholly below them; segments no partition needs become garbage.
-    async fn set_log_starts(&self, guard: ShardGuard, starts: Vec<(PartitionId, i64)>, now_ms: i64) -> Result<(), MetadataError>;
+    async fn set_log_starts(
+        &self,
+        guard: ShardGuard,
+        starts: Vec<(PartitionId, i64)>,
+        now_ms: i64,
+    ) -> Result<(), MetadataError>;
 
     /// Garbage removed before `before_ms`.
     async fn garbage(&self, before_ms: i64) -> Result<Vec<GarbageRow>, MetadataError>;

@@ -10,7 +10,10 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 use schloss_core::{PartitionId, ShardId, TenantId, TopicId};
 use tokio::sync::oneshot;
 
-use crate::{FlushCommit, GarbageRow, KeyRow, Metadata, MetadataError, PartRow, PartitionRow, SegmentRow, ShardGuard, ShardRow, StateRow, TopicRow};
+use crate::{
+    FlushCommit, GarbageRow, KeyRow, Metadata, MetadataError, PartRow, PartitionRow, SegmentRow, ShardGuard, ShardRow,
+    StateRow, TopicRow,
+};
 
 /// `application_id` of our files: "SCHL".
 const APPLICATION_ID: i64 = 0x5343_484c;
@@ -73,7 +76,10 @@ impl SqliteMetadata {
         Ok(Self { jobs })
     }
 
-    async fn run<T: Send + 'static>(&self, job: impl FnOnce(&Transaction<'_>) -> Result<T, MetadataError> + Send + 'static) -> Result<T, MetadataError> {
+    async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Transaction<'_>) -> Result<T, MetadataError> + Send + 'static,
+    ) -> Result<T, MetadataError> {
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
             // The asker may be gone; the change stands all the same.
@@ -84,7 +90,10 @@ impl SqliteMetadata {
     }
 }
 
-fn in_transaction<T>(connection: &mut Connection, job: impl FnOnce(&Transaction<'_>) -> Result<T, MetadataError>) -> Result<T, MetadataError> {
+fn in_transaction<T>(
+    connection: &mut Connection,
+    job: impl FnOnce(&Transaction<'_>) -> Result<T, MetadataError>,
+) -> Result<T, MetadataError> {
     let transaction = connection.transaction().map_err(translate)?;
     let value = job(&transaction)?;
     transaction.commit().map_err(translate)?;
@@ -93,8 +102,11 @@ fn in_transaction<T>(connection: &mut Connection, job: impl FnOnce(&Transaction<
 
 fn prepare(connection: &mut Connection) -> Result<(), MetadataError> {
     connection.busy_timeout(std::time::Duration::from_millis(0)).map_err(translate)?;
-    connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA secure_delete = ON; PRAGMA foreign_keys = ON;").map_err(translate)?;
-    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(translate)?;
+    connection
+        .execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA secure_delete = ON; PRAGMA foreign_keys = ON;")
+        .map_err(translate)?;
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(translate)?;
     let application: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(translate)?;
     let format: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(translate)?;
     if tables > 0 && application != APPLICATION_ID {
@@ -107,8 +119,10 @@ fn prepare(connection: &mut Connection) -> Result<(), MetadataError> {
     if tables == 0 {
         in_transaction(connection, |sql| {
             sql.execute_batch(SCHEMA).map_err(translate)?;
-            sql.execute("INSERT INTO cluster (id) VALUES (?1)", params![schloss_core::ClusterId::random().to_bytes()]).map_err(translate)?;
-            sql.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};")).map_err(translate)
+            sql.execute("INSERT INTO cluster (id) VALUES (?1)", params![schloss_core::ClusterId::random().to_bytes()])
+                .map_err(translate)?;
+            sql.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};"))
+                .map_err(translate)
         })?;
     }
     Ok(())
@@ -143,16 +157,30 @@ fn unsigned(number: i64, table: &'static str) -> Result<u64, MetadataError> {
 /// Rule 5: nothing of a shard changes but by its present writer.
 fn guard(sql: &Transaction<'_>, guard: ShardGuard) -> Result<(), MetadataError> {
     let held = sql
-        .query_row("SELECT 1 FROM shards WHERE shard = ?1 AND epoch = ?2 AND writer = ?3", params![guard.shard.0, signed(guard.epoch), guard.writer], |_| Ok(()))
+        .query_row(
+            "SELECT 1 FROM shards WHERE shard = ?1 AND epoch = ?2 AND writer = ?3",
+            params![guard.shard.0, signed(guard.epoch), guard.writer],
+            |_| Ok(()),
+        )
         .optional()
         .map_err(translate)?;
     held.ok_or(MetadataError::Fenced)
 }
 
 fn insert_partitions(sql: &Transaction<'_>, rows: &[PartitionRow]) -> Result<(), MetadataError> {
-    let mut statement = sql.prepare_cached("INSERT INTO partitions (topic_id, idx, tenant, shard, log_start) VALUES (?1, ?2, ?3, ?4, ?5)").map_err(translate)?;
+    let mut statement = sql
+        .prepare_cached("INSERT INTO partitions (topic_id, idx, tenant, shard, log_start) VALUES (?1, ?2, ?3, ?4, ?5)")
+        .map_err(translate)?;
     for row in rows {
-        statement.execute(params![row.partition.topic.to_bytes(), row.partition.index, tenant_number(row.tenant), row.shard.0, row.log_start]).map_err(translate)?;
+        statement
+            .execute(params![
+                row.partition.topic.to_bytes(),
+                row.partition.index,
+                tenant_number(row.tenant),
+                row.shard.0,
+                row.log_start
+            ])
+            .map_err(translate)?;
     }
     Ok(())
 }
@@ -176,7 +204,12 @@ fn column<T: rusqlite::types::FromSql>(row: &rusqlite::Row<'_>, index: usize) ->
 }
 
 /// Runs a query and reads each row.
-fn list<T>(sql: &Transaction<'_>, query: &str, values: &[&dyn rusqlite::ToSql], read: impl Fn(&rusqlite::Row<'_>) -> Result<T, MetadataError>) -> Result<Vec<T>, MetadataError> {
+fn list<T>(
+    sql: &Transaction<'_>,
+    query: &str,
+    values: &[&dyn rusqlite::ToSql],
+    read: impl Fn(&rusqlite::Row<'_>) -> Result<T, MetadataError>,
+) -> Result<Vec<T>, MetadataError> {
     let mut statement = sql.prepare_cached(query).map_err(translate)?;
     let mut rows = statement.query(values).map_err(translate)?;
     let mut all = Vec::new();
@@ -230,7 +263,15 @@ impl Metadata for SqliteMetadata {
     }
 
     async fn topics(&self, tenant: TenantId) -> Result<Vec<TopicRow>, MetadataError> {
-        self.run(move |sql| list(sql, "SELECT topic_id, tenant, name_index, sealed, partitions, created_ms FROM topics WHERE tenant = ?1", &[&tenant_number(tenant)], read_topic)).await
+        self.run(move |sql| {
+            list(
+                sql,
+                "SELECT topic_id, tenant, name_index, sealed, partitions, created_ms FROM topics WHERE tenant = ?1",
+                &[&tenant_number(tenant)],
+                read_topic,
+            )
+        })
+        .await
     }
 
     async fn create_topic(&self, topic: TopicRow, partitions: Vec<PartitionRow>) -> Result<(), MetadataError> {
@@ -260,7 +301,10 @@ impl Metadata for SqliteMetadata {
     async fn delete_topic(&self, topic: TopicId, now_ms: i64) -> Result<(), MetadataError> {
         self.run(move |sql| {
             let id = topic.to_bytes();
-            let objects = list(sql, "SELECT DISTINCT object_id FROM segment_parts WHERE topic_id = ?1", &[&id], |row| column(row, 0))?;
+            let objects =
+                list(sql, "SELECT DISTINCT object_id FROM segment_parts WHERE topic_id = ?1", &[&id], |row| {
+                    column(row, 0)
+                })?;
             for table in ["segment_parts", "partitions", "topics"] {
                 sql.execute(&format!("DELETE FROM {table} WHERE topic_id = ?1"), params![id]).map_err(translate)?;
             }
@@ -272,16 +316,31 @@ impl Metadata for SqliteMetadata {
     async fn keys(&self, tenant: [u8; 16], purpose: &str) -> Result<Vec<KeyRow>, MetadataError> {
         let purpose = purpose.to_owned();
         self.run(move |sql| {
-            list(sql, "SELECT generation, wrapped FROM keys WHERE tenant = ?1 AND purpose = ?2 ORDER BY generation", &[&tenant, &purpose], |row| {
-                Ok(KeyRow { tenant, purpose: purpose.clone(), generation: column(row, 0)?, wrapped: column(row, 1)? })
-            })
+            list(
+                sql,
+                "SELECT generation, wrapped FROM keys WHERE tenant = ?1 AND purpose = ?2 ORDER BY generation",
+                &[&tenant, &purpose],
+                |row| {
+                    Ok(KeyRow {
+                        tenant,
+                        purpose: purpose.clone(),
+                        generation: column(row, 0)?,
+                        wrapped: column(row, 1)?,
+                    })
+                },
+            )
         })
         .await
     }
 
     async fn add_key(&self, key: KeyRow) -> Result<(), MetadataError> {
         self.run(move |sql| {
-            sql.execute("INSERT INTO keys (tenant, purpose, generation, wrapped) VALUES (?1, ?2, ?3, ?4)", params![key.tenant, key.purpose, key.generation, key.wrapped]).map(drop).map_err(translate)
+            sql.execute(
+                "INSERT INTO keys (tenant, purpose, generation, wrapped) VALUES (?1, ?2, ?3, ?4)",
+                params![key.tenant, key.purpose, key.generation, key.wrapped],
+            )
+            .map(drop)
+            .map_err(translate)
         })
         .await
     }
@@ -309,16 +368,24 @@ impl Metadata for SqliteMetadata {
         self.run(move |sql| {
             guard(sql, held)?;
             for (epoch, end) in sealed {
-                sql.execute("INSERT OR REPLACE INTO epochs (shard, epoch, end_seq) VALUES (?1, ?2, ?3)", params![held.shard.0, signed(epoch), signed(end)]).map_err(translate)?;
+                sql.execute(
+                    "INSERT OR REPLACE INTO epochs (shard, epoch, end_seq) VALUES (?1, ?2, ?3)",
+                    params![held.shard.0, signed(epoch), signed(end)],
+                )
+                .map_err(translate)?;
             }
-            sql.execute("UPDATE shards SET opened = 1 WHERE shard = ?1", params![held.shard.0]).map(drop).map_err(translate)
+            sql.execute("UPDATE shards SET opened = 1 WHERE shard = ?1", params![held.shard.0])
+                .map(drop)
+                .map_err(translate)
         })
         .await
     }
 
     async fn sealed_epochs(&self, shard: ShardId) -> Result<Vec<(u64, u64)>, MetadataError> {
         self.run(move |sql| {
-            list(sql, "SELECT epoch, end_seq FROM epochs WHERE shard = ?1 ORDER BY epoch", &[&shard.0], |row| Ok((unsigned(column(row, 0)?, "epochs")?, unsigned(column(row, 1)?, "epochs")?)))
+            list(sql, "SELECT epoch, end_seq FROM epochs WHERE shard = ?1 ORDER BY epoch", &[&shard.0], |row| {
+                Ok((unsigned(column(row, 0)?, "epochs")?, unsigned(column(row, 1)?, "epochs")?))
+            })
         })
         .await
     }
@@ -351,7 +418,11 @@ impl Metadata for SqliteMetadata {
     async fn state(&self, shard: ShardId) -> Result<Vec<StateRow>, MetadataError> {
         self.run(move |sql| {
             list(sql, "SELECT tenant, key_index, sealed FROM state WHERE shard = ?1", &[&shard.0], |row| {
-                Ok(StateRow { tenant: tenant_of(column(row, 0)?, "state")?, key_index: column(row, 1)?, sealed: column(row, 2)? })
+                Ok(StateRow {
+                    tenant: tenant_of(column(row, 0)?, "state")?,
+                    key_index: column(row, 1)?,
+                    sealed: column(row, 2)?,
+                })
             })
         })
         .await
@@ -375,14 +446,32 @@ impl Metadata for SqliteMetadata {
         .await
     }
 
-    async fn set_log_starts(&self, held: ShardGuard, starts: Vec<(PartitionId, i64)>, now_ms: i64) -> Result<(), MetadataError> {
+    async fn set_log_starts(
+        &self,
+        held: ShardGuard,
+        starts: Vec<(PartitionId, i64)>,
+        now_ms: i64,
+    ) -> Result<(), MetadataError> {
         self.run(move |sql| {
             guard(sql, held)?;
             for (partition, start) in starts {
                 let id = partition.topic.to_bytes();
-                sql.execute("UPDATE partitions SET log_start = max(log_start, ?3) WHERE topic_id = ?1 AND idx = ?2", params![id, partition.index, start]).map_err(translate)?;
-                let objects = list(sql, "SELECT object_id FROM segment_parts WHERE topic_id = ?1 AND idx = ?2 AND next_offset <= ?3", &[&id, &partition.index, &start], |row| column(row, 0))?;
-                sql.execute("DELETE FROM segment_parts WHERE topic_id = ?1 AND idx = ?2 AND next_offset <= ?3", params![id, partition.index, start]).map_err(translate)?;
+                sql.execute(
+                    "UPDATE partitions SET log_start = max(log_start, ?3) WHERE topic_id = ?1 AND idx = ?2",
+                    params![id, partition.index, start],
+                )
+                .map_err(translate)?;
+                let objects = list(
+                    sql,
+                    "SELECT object_id FROM segment_parts WHERE topic_id = ?1 AND idx = ?2 AND next_offset <= ?3",
+                    &[&id, &partition.index, &start],
+                    |row| column(row, 0),
+                )?;
+                sql.execute(
+                    "DELETE FROM segment_parts WHERE topic_id = ?1 AND idx = ?2 AND next_offset <= ?3",
+                    params![id, partition.index, start],
+                )
+                .map_err(translate)?;
                 collect_unneeded(sql, &objects, now_ms)?;
             }
             Ok(())
@@ -421,7 +510,16 @@ fn flush_parts(sql: &Transaction<'_>, parts: &[PartRow]) -> Result<(), MetadataE
     let mut left_out = Vec::new();
     for part in parts {
         let added = statement
-            .execute(params![part.partition.topic.to_bytes(), part.partition.index, part.first_offset, part.next_offset, part.object_id, signed(part.bytes), part.max_timestamp, part.appended_ms])
+            .execute(params![
+                part.partition.topic.to_bytes(),
+                part.partition.index,
+                part.first_offset,
+                part.next_offset,
+                part.object_id,
+                signed(part.bytes),
+                part.max_timestamp,
+                part.appended_ms
+            ])
             .map_err(translate)?;
         if added == 0 {
             left_out.push(part.object_id.to_vec());
@@ -431,8 +529,12 @@ fn flush_parts(sql: &Transaction<'_>, parts: &[PartRow]) -> Result<(), MetadataE
 }
 
 fn flush_state(sql: &Transaction<'_>, shard: ShardId, rows: &[StateRow]) -> Result<(), MetadataError> {
-    let mut put = sql.prepare_cached("INSERT OR REPLACE INTO state (shard, tenant, key_index, sealed) VALUES (?1, ?2, ?3, ?4)").map_err(translate)?;
-    let mut take = sql.prepare_cached("DELETE FROM state WHERE shard = ?1 AND tenant = ?2 AND key_index = ?3").map_err(translate)?;
+    let mut put = sql
+        .prepare_cached("INSERT OR REPLACE INTO state (shard, tenant, key_index, sealed) VALUES (?1, ?2, ?3, ?4)")
+        .map_err(translate)?;
+    let mut take = sql
+        .prepare_cached("DELETE FROM state WHERE shard = ?1 AND tenant = ?2 AND key_index = ?3")
+        .map_err(translate)?;
     for row in rows {
         if row.sealed.is_empty() {
             take.execute(params![shard.0, tenant_number(row.tenant), row.key_index]).map_err(translate)?;

@@ -13,15 +13,37 @@ fn tenant(account: u64) -> TenantId {
 }
 
 fn topic(tenant: TenantId, name: u8) -> TopicRow {
-    TopicRow { tenant, topic_id: TopicId::random(), name_index: [name; 32], sealed: vec![name], partitions: 1, created_ms: 1 }
+    TopicRow {
+        tenant,
+        topic_id: TopicId::random(),
+        name_index: [name; 32],
+        sealed: vec![name],
+        partitions: 1,
+        created_ms: 1,
+    }
 }
 
 fn partition(topic: &TopicRow) -> PartitionRow {
-    PartitionRow { tenant: topic.tenant, partition: PartitionId { topic: topic.topic_id, index: 0 }, shard: SHARD, log_start: 0 }
+    PartitionRow {
+        tenant: topic.tenant,
+        partition: PartitionId { topic: topic.topic_id, index: 0 },
+        shard: SHARD,
+        log_start: 0,
+    }
 }
 
 fn segment(tenant: TenantId, id: u8) -> SegmentRow {
-    SegmentRow { object_id: [id; 32], segment: [id; 16], tenant, wrapped: vec![1], born_ms: 1, size: 10, frame_count: 1, footer_position: 5, footer_tag: [id; 16] }
+    SegmentRow {
+        object_id: [id; 32],
+        segment: [id; 16],
+        tenant,
+        wrapped: vec![1],
+        born_ms: 1,
+        size: 10,
+        frame_count: 1,
+        footer_position: 5,
+        footer_tag: [id; 16],
+    }
 }
 
 fn part(partition: PartitionId, id: u8, first_offset: i64, next_offset: i64) -> PartRow {
@@ -90,7 +112,12 @@ async fn flush_is_seen_whole(store: &dyn Metadata) -> Result<(), MetadataError> 
     store.create_topic(row.clone(), vec![partition(&row)]).await?;
     let id = partition(&row).partition;
     let state = StateRow { tenant: tenant(1), key_index: [9; 32], sealed: vec![1, 2] };
-    let commit = FlushCommit { segments: vec![segment(tenant(1), 1)], parts: vec![part(id, 1, 0, 5)], state: vec![state.clone()], checkpoint: (1, 2) };
+    let commit = FlushCommit {
+        segments: vec![segment(tenant(1), 1)],
+        parts: vec![part(id, 1, 0, 5)],
+        state: vec![state.clone()],
+        checkpoint: (1, 2),
+    };
     store.flush(guard, commit).await?;
     assert_eq!(store.segments().await?, vec![segment(tenant(1), 1)]);
     assert_eq!(store.parts().await?, vec![part(id, 1, 0, 5)]);
@@ -108,7 +135,12 @@ async fn segment_becomes_garbage_when_its_last_part_goes(store: &dyn Metadata) -
         store.create_topic(row.clone(), vec![partition(row)]).await?;
     }
     let (first, second) = (partition(&one).partition, partition(&two).partition);
-    let commit = FlushCommit { segments: vec![segment(tenant(1), 1)], parts: vec![part(first, 1, 0, 5), part(second, 1, 0, 5)], checkpoint: (1, 2), ..FlushCommit::default() };
+    let commit = FlushCommit {
+        segments: vec![segment(tenant(1), 1)],
+        parts: vec![part(first, 1, 0, 5), part(second, 1, 0, 5)],
+        checkpoint: (1, 2),
+        ..FlushCommit::default()
+    };
     store.flush(guard, commit).await?;
     store.set_log_starts(guard, vec![(first, 4)], 10).await?;
     assert_eq!(store.parts().await?.len(), 2, "a part not wholly below the start stays");
@@ -128,7 +160,12 @@ async fn flush_of_a_deleted_topic_leaves_no_part(store: &dyn Metadata) -> Result
     let (gone, live) = (topic(tenant(1), 1), topic(tenant(1), 2));
     store.create_topic(live.clone(), vec![partition(&live)]).await?;
     let (missing, kept) = (partition(&gone).partition, partition(&live).partition);
-    let commit = FlushCommit { segments: vec![segment(tenant(1), 1), segment(tenant(1), 2)], parts: vec![part(missing, 1, 0, 5), part(missing, 2, 5, 6), part(kept, 2, 0, 5)], checkpoint: (1, 2), ..FlushCommit::default() };
+    let commit = FlushCommit {
+        segments: vec![segment(tenant(1), 1), segment(tenant(1), 2)],
+        parts: vec![part(missing, 1, 0, 5), part(missing, 2, 5, 6), part(kept, 2, 0, 5)],
+        checkpoint: (1, 2),
+        ..FlushCommit::default()
+    };
     store.flush(guard, commit).await?;
     assert_eq!(store.parts().await?, vec![part(kept, 2, 0, 5)]);
     assert_eq!(store.segments().await?, vec![segment(tenant(1), 2)]);

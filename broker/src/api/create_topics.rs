@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
 use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse};
-use schloss_authz::{Action, can};
 use schloss_authz::ResourceRef;
+use schloss_authz::{Action, can};
 use schloss_core::{ErrorCode, TopicName, limits};
 
 use super::{wire_id, wire_text};
@@ -61,25 +61,45 @@ fn check(call: &Call, asked: &CreatableTopic) -> Result<CreateTopic, Refusal> {
         match asked.num_partitions {
             -1 => defaults.partitions,
             count if count >= 1 => count,
-            _ => return Err((ErrorCode::INVALID_PARTITIONS, "Number of partitions was set to an invalid non-positive value.".to_owned())),
+            _ => {
+                return Err((
+                    ErrorCode::INVALID_PARTITIONS,
+                    "Number of partitions was set to an invalid non-positive value.".to_owned(),
+                ));
+            }
         }
     } else {
         from_assignments(call, asked)?
     };
     if partitions > limits::PARTITIONS_PER_TOPIC_MAX {
-        return Err((ErrorCode::INVALID_PARTITIONS, format!("A topic has at most {} partitions.", limits::PARTITIONS_PER_TOPIC_MAX)));
+        return Err((
+            ErrorCode::INVALID_PARTITIONS,
+            format!("A topic has at most {} partitions.", limits::PARTITIONS_PER_TOPIC_MAX),
+        ));
     }
     if asked.assignments.is_empty() && asked.replication_factor != -1 && asked.replication_factor < 1 {
-        return Err((ErrorCode::INVALID_REPLICATION_FACTOR, "Replication factor must be larger than 0, or -1 to use the default value.".to_owned()));
+        return Err((
+            ErrorCode::INVALID_REPLICATION_FACTOR,
+            "Replication factor must be larger than 0, or -1 to use the default value.".to_owned(),
+        ));
     }
     // One broker owns a partition and its store keeps the copies, so any larger factor has nothing to stand on.
     if asked.assignments.is_empty() && asked.replication_factor > 1 {
-        return Err((ErrorCode::INVALID_REPLICATION_FACTOR, format!("Unable to replicate the partition {} time(s): the store keeps the copies; use replication factor 1 or -1.", asked.replication_factor)));
+        return Err((
+            ErrorCode::INVALID_REPLICATION_FACTOR,
+            format!(
+                "Unable to replicate the partition {} time(s): the store keeps the copies; use replication factor 1 or -1.",
+                asked.replication_factor
+            ),
+        ));
     }
     let mut overrides = BTreeMap::new();
     for config in &asked.configs {
         let Some(value) = &config.value else {
-            return Err((ErrorCode::INVALID_CONFIG, format!("Null value not supported for topic configs: {}", config.name.escape_default())));
+            return Err((
+                ErrorCode::INVALID_CONFIG,
+                format!("Null value not supported for topic configs: {}", config.name.escape_default()),
+            ));
         };
         overrides.insert(config.name.to_string(), value.to_string());
     }
@@ -89,16 +109,20 @@ fn check(call: &Call, asked: &CreatableTopic) -> Result<CreateTopic, Refusal> {
 
 fn from_assignments(call: &Call, asked: &CreatableTopic) -> Result<i32, Refusal> {
     if asked.num_partitions != -1 || asked.replication_factor != -1 {
-        return Err((ErrorCode::INVALID_REQUEST, "Both an assignment and a number of partitions or replicas were given.".to_owned()));
+        return Err((
+            ErrorCode::INVALID_REQUEST,
+            "Both an assignment and a number of partitions or replicas were given.".to_owned(),
+        ));
     }
     let mut indexes: Vec<i32> = asked.assignments.iter().map(|assignment| assignment.partition_index).collect();
     indexes.sort_unstable();
     let consecutive = indexes.iter().enumerate().all(|(n, index)| i32::try_from(n) == Ok(*index));
-    let ours = |assignment: &kafka_protocol::messages::create_topics_request::CreatableReplicaAssignment| {
-        matches!(assignment.broker_ids.as_slice(), [node] if node.0 == call.broker.config.node_id)
-    };
+    let ours = |assignment: &kafka_protocol::messages::create_topics_request::CreatableReplicaAssignment| matches!(assignment.broker_ids.as_slice(), [node] if node.0 == call.broker.config.node_id);
     if !consecutive || !asked.assignments.iter().all(ours) {
-        return Err((ErrorCode::INVALID_REPLICA_ASSIGNMENT, format!("Partitions must be numbered from 0 and assigned to broker {} alone.", call.broker.config.node_id)));
+        return Err((
+            ErrorCode::INVALID_REPLICA_ASSIGNMENT,
+            format!("Partitions must be numbered from 0 and assigned to broker {} alone.", call.broker.config.node_id),
+        ));
     }
     i32::try_from(indexes.len()).map_err(|_| (ErrorCode::INVALID_PARTITIONS, "Too many partitions.".to_owned()))
 }

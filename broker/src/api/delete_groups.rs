@@ -2,8 +2,8 @@
 
 use kafka_protocol::messages::delete_groups_response::DeletableGroupResult;
 use kafka_protocol::messages::{DeleteGroupsRequest, DeleteGroupsResponse};
-use schloss_authz::can;
 use schloss_authz::ResourceRef;
+use schloss_authz::can;
 use schloss_coordinator::Reply;
 use schloss_core::{ErrorCode, GroupId};
 
@@ -25,9 +25,18 @@ pub async fn handle(call: &Call, request: DeleteGroupsRequest) -> DeleteGroupsRe
 }
 
 async fn delete(call: &Call, id: &str) -> Result<ErrorCode, ErrorCode> {
-    let _permit = call.administer(can::DeleteGroup, ResourceRef::group(id)).await.map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED)?;
+    let _permit = call
+        .administer(can::DeleteGroup, ResourceRef::group(id))
+        .await
+        .map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED)?;
     let group = GroupId::new(id).map_err(|_| ErrorCode::INVALID_GROUP_ID)?;
-    match call.session.tenant.groups.ask(|table, token, now| table.delete_groups(std::slice::from_ref(&group), token, now)).await? {
+    match call
+        .session
+        .tenant
+        .groups
+        .ask(|table, token, now| table.delete_groups(std::slice::from_ref(&group), token, now))
+        .await?
+    {
         Reply::DeleteGroups(codes) => Ok(codes.first().copied().unwrap_or(ErrorCode::UNKNOWN_SERVER_ERROR)),
         _ => Err(ErrorCode::UNKNOWN_SERVER_ERROR),
     }

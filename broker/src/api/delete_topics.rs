@@ -4,8 +4,8 @@
 
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse};
-use schloss_authz::can;
 use schloss_authz::ResourceRef;
+use schloss_authz::can;
 use schloss_core::{ErrorCode, TopicId};
 
 use super::{wire_id, wire_name, wire_text};
@@ -56,7 +56,10 @@ async fn by_id(call: &Call, id: TopicId) -> DeletableTopicResult {
 }
 
 async fn delete(call: &Call, name: &str) -> Result<TopicId, ErrorCode> {
-    let permit = call.administer(can::DeleteTopic, ResourceRef::topic(name)).await.map_err(|_| ErrorCode::TOPIC_AUTHORIZATION_FAILED)?;
+    let permit = call
+        .administer(can::DeleteTopic, ResourceRef::topic(name))
+        .await
+        .map_err(|_| ErrorCode::TOPIC_AUTHORIZATION_FAILED)?;
     let deleted = call.session.tenant.catalog.delete(&permit).await.map_err(|error| error.code())?;
     call.session.tenant.groups.topic_deleted(deleted).await.map_err(|error| error.code())?;
     Ok(deleted)

@@ -1,10 +1,12 @@
 //! DescribeConfigs (32): settings of topics, of the broker and of groups, each with where its value comes from.
 
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
-use kafka_protocol::messages::describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym};
+use kafka_protocol::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
+};
 use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
-use schloss_authz::can;
 use schloss_authz::ResourceRef;
+use schloss_authz::can;
 use schloss_core::ErrorCode;
 
 use super::wire_text;
@@ -41,12 +43,18 @@ pub fn handle(call: &Call, request: &DescribeConfigsRequest) -> DescribeConfigsR
     response
 }
 
-fn describe(call: &Call, request: &DescribeConfigsRequest, resource: &DescribeConfigsResource) -> DescribeConfigsResult {
+fn describe(
+    call: &Call,
+    request: &DescribeConfigsRequest,
+    resource: &DescribeConfigsResource,
+) -> DescribeConfigsResult {
     let mut result = DescribeConfigsResult::default();
     result.resource_type = resource.resource_type;
     result.resource_name = resource.resource_name.clone();
     let outcome = match resource.resource_type {
-        resource_type::TOPIC => call.topic(can::DescribeTopicDynamicConfiguration, &resource.resource_name).map(|topic| topic_entries(call, request, resource, &topic)),
+        resource_type::TOPIC => call
+            .topic(can::DescribeTopicDynamicConfiguration, &resource.resource_name)
+            .map(|topic| topic_entries(call, request, resource, &topic)),
         resource_type::BROKER => call
             .allow(can::DescribeClusterDynamicConfiguration, ResourceRef::CLUSTER)
             .map_err(|_| ErrorCode::CLUSTER_AUTHORIZATION_FAILED)
@@ -72,16 +80,28 @@ fn describe(call: &Call, request: &DescribeConfigsRequest, resource: &DescribeCo
 }
 
 fn wanted(resource: &DescribeConfigsResource, name: &str) -> bool {
-    resource.configuration_keys.as_ref().is_none_or(|keys| keys.is_empty() || keys.iter().any(|key| key.as_str() == name))
+    resource
+        .configuration_keys
+        .as_ref()
+        .is_none_or(|keys| keys.is_empty() || keys.iter().any(|key| key.as_str() == name))
 }
 
-fn topic_entries(call: &Call, request: &DescribeConfigsRequest, resource: &DescribeConfigsResource, topic: &Topic) -> Vec<DescribeConfigsResourceResult> {
+fn topic_entries(
+    call: &Call,
+    request: &DescribeConfigsRequest,
+    resource: &DescribeConfigsResource,
+    topic: &Topic,
+) -> Vec<DescribeConfigsResourceResult> {
     let defaults = &call.broker.config.topic_defaults;
     topic_config::DEFINITIONS
         .iter()
         .filter(|definition| wanted(resource, definition.name))
         .map(|definition| {
-            let mut entry = entry(definition.name, topic_config::effective(&topic.overrides, defaults, definition.name), definition.kind as i8);
+            let mut entry = entry(
+                definition.name,
+                topic_config::effective(&topic.overrides, defaults, definition.name),
+                definition.kind as i8,
+            );
             entry.config_source = source(topic, defaults, definition.name);
             if request.include_synonyms {
                 entry.synonyms = synonyms(topic, defaults, definition);
@@ -104,7 +124,8 @@ fn synonyms(topic: &Topic, defaults: &TopicDefaults, definition: &Definition) ->
     };
     let own = topic.overrides.get(definition.name).map(|value| synonym(definition.name, value, config_source::TOPIC));
     let broker_name = definition.broker_name.unwrap_or(definition.name);
-    let broker = defaults.values.get(definition.name).map(|value| synonym(broker_name, value, config_source::STATIC_BROKER));
+    let broker =
+        defaults.values.get(definition.name).map(|value| synonym(broker_name, value, config_source::STATIC_BROKER));
     let default = synonym(broker_name, definition.default, config_source::DEFAULT);
     own.into_iter().chain(broker).chain([default]).collect()
 }
@@ -121,7 +142,10 @@ pub fn source(topic: &Topic, defaults: &TopicDefaults, name: &str) -> i8 {
     }
 }
 
-fn broker_entries(call: &Call, resource: &DescribeConfigsResource) -> Result<Vec<DescribeConfigsResourceResult>, ErrorCode> {
+fn broker_entries(
+    call: &Call,
+    resource: &DescribeConfigsResource,
+) -> Result<Vec<DescribeConfigsResourceResult>, ErrorCode> {
     if resource.resource_name.is_empty() {
         // Cluster-wide dynamic defaults: there are none.
         return Ok(Vec::new());
@@ -129,7 +153,8 @@ fn broker_entries(call: &Call, resource: &DescribeConfigsResource) -> Result<Vec
     if resource.resource_name.parse() != Ok(call.broker.config.node_id) {
         return Err(ErrorCode::INVALID_REQUEST);
     }
-    let entries = broker_config::visible(&call.broker.config).into_iter().filter(|setting| wanted(resource, setting.name));
+    let entries =
+        broker_config::visible(&call.broker.config).into_iter().filter(|setting| wanted(resource, setting.name));
     let entries = entries.map(|setting| {
         let mut entry = entry(setting.name, &setting.value, setting.kind as i8);
         entry.read_only = true;

@@ -15,7 +15,8 @@ const ABSENT_IS_ERROR: i16 = 6;
 /// Answers one request.
 pub fn handle(call: &Call, request: &DescribeGroupsRequest) -> DescribeGroupsResponse {
     let mut response = DescribeGroupsResponse::default();
-    response.groups = request.groups.iter().map(|id| describe(call, id, request.include_authorized_operations)).collect();
+    response.groups =
+        request.groups.iter().map(|id| describe(call, id, request.include_authorized_operations)).collect();
     response
 }
 

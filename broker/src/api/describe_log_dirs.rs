@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use kafka_protocol::messages::describe_log_dirs_response::{DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic};
+use kafka_protocol::messages::describe_log_dirs_response::{
+    DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic,
+};
 use kafka_protocol::messages::{DescribeLogDirsRequest, DescribeLogDirsResponse};
-use schloss_authz::can;
 use schloss_authz::ResourceRef;
+use schloss_authz::can;
 use schloss_core::ErrorCode;
 
 use super::{wire_name, wire_text};
@@ -31,8 +33,10 @@ pub fn handle(call: &Call, request: &DescribeLogDirsRequest) -> DescribeLogDirsR
     result.log_dir = wire_text(LOG_DIR);
     result.total_bytes = NOT_TOLD;
     result.usable_bytes = NOT_TOLD;
-    let asked: Option<BTreeMap<String, &Vec<i32>>> =
-        request.topics.as_ref().map(|topics| topics.iter().map(|topic| (topic.topic.to_string(), &topic.partitions)).collect());
+    let asked: Option<BTreeMap<String, &Vec<i32>>> = request
+        .topics
+        .as_ref()
+        .map(|topics| topics.iter().map(|topic| (topic.topic.to_string(), &topic.partitions)).collect());
     for topic in call.session.tenant.catalog.all() {
         let wanted = asked.as_ref().map(|asked| asked.get(topic.name.as_str()));
         if wanted == Some(None) {
@@ -46,7 +50,11 @@ pub fn handle(call: &Call, request: &DescribeLogDirsRequest) -> DescribeLogDirsR
             .map(|index| {
                 let mut partition = DescribeLogDirsPartition::default();
                 partition.partition_index = index;
-                partition.partition_size = call.broker.engine.size_of(topic.partition(index)).map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+                partition.partition_size = call
+                    .broker
+                    .engine
+                    .size_of(topic.partition(index))
+                    .map_or(0, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
                 partition
             })
             .collect();

@@ -1,6 +1,8 @@
 //! DescribeTopicPartitions (75, KIP-966): topics page by page.
 
-use kafka_protocol::messages::describe_topic_partitions_response::{Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic};
+use kafka_protocol::messages::describe_topic_partitions_response::{
+    Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
+};
 use kafka_protocol::messages::{BrokerId, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse};
 use schloss_authz::{Action, can};
 use schloss_authz::{ResourceKind, ResourceRef};
@@ -31,7 +33,8 @@ pub fn handle(call: &Call, request: &DescribeTopicPartitionsRequest) -> Describe
         if start.is_some_and(|cursor| name.as_str() < cursor.topic_name.as_str()) {
             continue;
         }
-        let from = start.filter(|cursor| cursor.topic_name.as_str() == name).map_or(0, |cursor| cursor.partition_index.max(0));
+        let from =
+            start.filter(|cursor| cursor.topic_name.as_str() == name).map_or(0, |cursor| cursor.partition_index.max(0));
         if left == 0 {
             response.next_cursor = Some(cursor(&name, from));
             break;

@@ -7,8 +7,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kafka_protocol::messages::fetch_request::FetchTopic;
 use kafka_protocol::messages::FetchRequest;
+use kafka_protocol::messages::fetch_request::FetchTopic;
 use schloss_authz::can;
 use schloss_core::{ErrorCode, PartitionId, TopicId};
 use schloss_storage::ReadError;
@@ -61,13 +61,19 @@ fn open(call: &Call, request: &FetchRequest) -> Result<(Plan, Vec<Target>), Erro
     }
     let mut forgotten = Vec::new();
     for topic in &request.forgotten_topics_data {
-        forgotten.extend(topic.partitions.iter().map(|partition| key(by_ids, topic.topic_id, &topic.topic, *partition)));
+        forgotten
+            .extend(topic.partitions.iter().map(|partition| key(by_ids, topic.topic_id, &topic.topic, *partition)));
     }
     let (id, epoch) = if call.header.api_version >= 7 { (request.session_id, request.session_epoch) } else { (0, -1) };
     let mut session = call.session.fetch_session.lock().unwrap_or_else(PoisonError::into_inner);
-    let plan = fetch_session::plan(&mut session, (id, epoch), by_ids, asked, &forgotten, call.broker.fresh_session_id())?;
+    let plan =
+        fetch_session::plan(&mut session, (id, epoch), by_ids, asked, &forgotten, call.broker.fresh_session_id())?;
     drop(session);
-    let targets = plan.partitions.iter().map(|(key, wanted)| Target { partition: resolve(call, key), key: key.clone(), wanted: *wanted }).collect();
+    let targets = plan
+        .partitions
+        .iter()
+        .map(|(key, wanted)| Target { partition: resolve(call, key), key: key.clone(), wanted: *wanted })
+        .collect();
     Ok((plan, targets))
 }
 
@@ -81,17 +87,23 @@ fn key(by_ids: bool, id: uuid::Uuid, name: &str, partition: i32) -> Key {
 
 fn resolve(call: &Call, key: &Key) -> Result<PartitionId, ErrorCode> {
     let topic = if key.topic.is_empty() && key.topic_id != [0; 16] {
-        let known = call.session.tenant.catalog.by_id(TopicId::from_bytes(key.topic_id)).ok_or(ErrorCode::UNKNOWN_TOPIC_ID)?;
+        let known =
+            call.session.tenant.catalog.by_id(TopicId::from_bytes(key.topic_id)).ok_or(ErrorCode::UNKNOWN_TOPIC_ID)?;
         call.topic(can::ReadData, known.name.as_str())?
     } else {
         call.topic(can::ReadData, &key.topic)?
     };
     call.session.tenant.check_key()?;
-    if topic.has(key.partition) { Ok(topic.partition(key.partition)) } else { Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) }
+    if topic.has(key.partition) {
+        Ok(topic.partition(key.partition))
+    } else {
+        Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+    }
 }
 
 async fn serve(call: &Arc<Call>, request: &FetchRequest, plan: Plan, targets: Vec<Target>) -> FetchAnswer {
-    let deadline = tokio::time::Instant::now() + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
+    let deadline = tokio::time::Instant::now()
+        + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or(0);
     let watched: Vec<PartitionId> = targets.iter().filter_map(|target| target.partition.ok()).collect();
     // Registered before reading, so that nothing that comes between reading and waiting is missed.
@@ -100,7 +112,11 @@ async fn serve(call: &Arc<Call>, request: &FetchRequest, plan: Plan, targets: Ve
         let served = read_all(call, request, &targets).await;
         let bytes: usize = served.iter().flat_map(|one| &one.data.records).map(Bytes::len).sum();
         let failed = served.iter().any(|one| one.data.error_code != 0 || one.data.diverging_epoch.is_some());
-        if failed || bytes >= bytes_min || watched.is_empty() || (plan.session_id != 0 && !plan.incremental && bytes > 0) {
+        if failed
+            || bytes >= bytes_min
+            || watched.is_empty()
+            || (plan.session_id != 0 && !plan.incremental && bytes > 0)
+        {
             break served;
         }
         if tokio::time::timeout_at(deadline, watch.changed()).await.is_err() {
@@ -133,7 +149,14 @@ async fn read_all(call: &Arc<Call>, request: &FetchRequest, targets: &[Target]) 
     all
 }
 
-async fn read(call: &Arc<Call>, partition: PartitionId, wanted: &Wanted, left: usize, at_least_one: bool, data: &mut FetchedPartition) -> Result<(), ErrorCode> {
+async fn read(
+    call: &Arc<Call>,
+    partition: PartitionId,
+    wanted: &Wanted,
+    left: usize,
+    at_least_one: bool,
+    data: &mut FetchedPartition,
+) -> Result<(), ErrorCode> {
     let engine = &call.broker.engine;
     let offsets = engine.offsets(partition).map_err(|error| error.code())?;
     call.check_leader_epoch(wanted.current_leader_epoch, offsets.leader_epoch)?;
@@ -163,7 +186,8 @@ fn diverging(call: &Call, partition: PartitionId, wanted: &Wanted) -> Result<Opt
     if wanted.last_fetched_epoch < 0 {
         return Ok(None);
     }
-    let end = call.broker.engine.end_offset_for_epoch(partition, wanted.last_fetched_epoch).map_err(|error| error.code())?;
+    let end =
+        call.broker.engine.end_offset_for_epoch(partition, wanted.last_fetched_epoch).map_err(|error| error.code())?;
     Ok(end.filter(|(epoch, offset)| *epoch < wanted.last_fetched_epoch || *offset < wanted.offset))
 }
 
@@ -172,7 +196,9 @@ fn compose(call: &Call, plan: &Plan, served: Vec<Served>) -> FetchAnswer {
     let mut session = call.session.fetch_session.lock().unwrap_or_else(PoisonError::into_inner);
     let mut open = session.as_mut().filter(|open| plan.session_id != 0 && open.id() == plan.session_id);
     for Served { key, data } in served {
-        let told = open.as_mut().is_none_or(|open| open.tell(&key, !data.records.is_empty(), data.high_watermark, data.log_start_offset, data.error_code));
+        let told = open.as_mut().is_none_or(|open| {
+            open.tell(&key, !data.records.is_empty(), data.high_watermark, data.log_start_offset, data.error_code)
+        });
         if plan.incremental && !told && data.diverging_epoch.is_none() {
             continue;
         }

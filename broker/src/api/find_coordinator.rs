@@ -2,8 +2,8 @@
 
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
-use schloss_authz::can;
 use schloss_authz::ResourceRef;
+use schloss_authz::can;
 use schloss_core::ErrorCode;
 
 use super::wire_text;
@@ -35,7 +35,9 @@ fn find(call: &Call, key_type: i8, key: &str) -> Coordinator {
     coordinator.port = -1;
     let judged = match key_type {
         GROUP if key.is_empty() => Err(ErrorCode::INVALID_GROUP_ID),
-        GROUP => call.allow(can::DescribeGroup, ResourceRef::group(key)).map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED),
+        GROUP => {
+            call.allow(can::DescribeGroup, ResourceRef::group(key)).map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED)
+        }
         // Transactions are not served in this release; the answer is the same for every transactional id.
         TRANSACTION => match call.allow(can::DescribeTransactionalId, ResourceRef::transactional_id(key)) {
             Ok(_permit) => Err(ErrorCode::COORDINATOR_NOT_AVAILABLE),

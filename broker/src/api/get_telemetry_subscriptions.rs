@@ -13,7 +13,8 @@ pub const SUBSCRIPTION_ID: i32 = 1;
 /// Answers one request.
 pub fn handle(request: &GetTelemetrySubscriptionsRequest) -> GetTelemetrySubscriptionsResponse {
     let mut response = GetTelemetrySubscriptionsResponse::default();
-    response.client_instance_id = if request.client_instance_id.is_nil() { uuid::Uuid::new_v4() } else { request.client_instance_id };
+    response.client_instance_id =
+        if request.client_instance_id.is_nil() { uuid::Uuid::new_v4() } else { request.client_instance_id };
     response.subscription_id = SUBSCRIPTION_ID;
     response.accepted_compression_types = vec![4, 3, 1, 2];
     response.push_interval_ms = PUSH_INTERVAL_MS;

@@ -1,8 +1,8 @@
 //! Heartbeat (12).
 
 use kafka_protocol::messages::{HeartbeatRequest, HeartbeatResponse};
-use schloss_authz::can;
 use schloss_authz::ResourceRef;
+use schloss_authz::can;
 use schloss_coordinator::{MemberRef, Reply};
 use schloss_core::{ErrorCode, GroupId};
 
@@ -19,7 +19,9 @@ pub async fn handle(call: &Call, request: HeartbeatRequest) -> HeartbeatResponse
 }
 
 async fn beat(call: &Call, request: &HeartbeatRequest) -> Result<ErrorCode, ErrorCode> {
-    let _permit = call.allow(can::AlterGroup, ResourceRef::group(&request.group_id)).map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED)?;
+    let _permit = call
+        .allow(can::AlterGroup, ResourceRef::group(&request.group_id))
+        .map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED)?;
     let group = GroupId::new(&request.group_id).map_err(|_| ErrorCode::INVALID_GROUP_ID)?;
     let member = MemberRef {
         generation: request.generation_id,

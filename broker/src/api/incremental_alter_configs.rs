@@ -41,9 +41,16 @@ fn apply(old: &Overrides, changes: &[AlterableConfig], defaults: &TopicDefaults)
         }
         let name = change.name.to_string();
         let Some(definition) = topic_config::definition(&name) else {
-            return Err((ErrorCode::INVALID_CONFIG, format!("Unknown topic config name: {}", name.chars().take(64).flat_map(char::escape_default).collect::<String>())));
+            return Err((
+                ErrorCode::INVALID_CONFIG,
+                format!(
+                    "Unknown topic config name: {}",
+                    name.chars().take(64).flat_map(char::escape_default).collect::<String>()
+                ),
+            ));
         };
-        let operation = Operation::from_wire(change.config_operation).ok_or((ErrorCode::INVALID_REQUEST, "Unknown operation.".to_owned()))?;
+        let operation = Operation::from_wire(change.config_operation)
+            .ok_or((ErrorCode::INVALID_REQUEST, "Unknown operation.".to_owned()))?;
         if operation == Operation::Delete {
             new.remove(&name);
             continue;
@@ -117,7 +124,8 @@ mod tests {
 
     #[test]
     fn append_to_a_number_is_refused() {
-        let (code, _) = apply(&Overrides::new(), &[change("retention.ms", 2, Some("1"))], &TopicDefaults::kafka()).unwrap_err();
+        let (code, _) =
+            apply(&Overrides::new(), &[change("retention.ms", 2, Some("1"))], &TopicDefaults::kafka()).unwrap_err();
         assert_eq!(code, ErrorCode::INVALID_CONFIG);
     }
 

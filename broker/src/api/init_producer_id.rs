@@ -3,8 +3,8 @@
 //! Passes with WriteDataIdempotently on the cluster, or WriteData on any topic (KIP-679).
 
 use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId};
-use schloss_authz::{Action, can};
 use schloss_authz::ResourceRef;
+use schloss_authz::{Action, can};
 use schloss_core::ErrorCode;
 
 use crate::authorize::Call;
@@ -33,7 +33,9 @@ async fn init(call: &Call, request: &InitProducerIdRequest) -> Result<(i64, i16)
         };
     }
     if !call.allows_any(Action::WriteData) {
-        let _permit = call.allow(can::WriteDataIdempotently, ResourceRef::CLUSTER).map_err(|_| ErrorCode::CLUSTER_AUTHORIZATION_FAILED)?;
+        let _permit = call
+            .allow(can::WriteDataIdempotently, ResourceRef::CLUSTER)
+            .map_err(|_| ErrorCode::CLUSTER_AUTHORIZATION_FAILED)?;
     }
     call.session.tenant.producers.init(&call.session.principal, request.producer_id.0, request.producer_epoch).await
 }

@@ -2,8 +2,8 @@
 
 use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
-use schloss_authz::can;
 use schloss_authz::ResourceRef;
+use schloss_authz::can;
 use schloss_coordinator::{Join, JoinReply, Protocol, Reply};
 use schloss_core::{ErrorCode, GroupId};
 use schloss_crypto::random_array;
@@ -33,10 +33,15 @@ pub async fn handle(call: &Call, request: JoinGroupRequest) -> JoinGroupResponse
 }
 
 async fn join(call: &Call, request: JoinGroupRequest) -> Result<JoinReply, ErrorCode> {
-    let _permit = call.allow(can::AlterGroup, ResourceRef::group(&request.group_id)).map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED)?;
+    let _permit = call
+        .allow(can::AlterGroup, ResourceRef::group(&request.group_id))
+        .map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED)?;
     let group = GroupId::new(&request.group_id).map_err(|_| ErrorCode::INVALID_GROUP_ID)?;
     let version = call.header.api_version;
-    let protocols = request.protocols.iter().map(|protocol| Protocol { name: protocol.name.as_str().into(), metadata: protocol.metadata.clone() });
+    let protocols = request
+        .protocols
+        .iter()
+        .map(|protocol| Protocol { name: protocol.name.as_str().into(), metadata: protocol.metadata.clone() });
     let join = Join {
         member_id: request.member_id.as_str().into(),
         instance_id: request.group_instance_id.as_ref().map(|id| id.as_str().into()),

@@ -2,8 +2,8 @@
 
 use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::{LeaveGroupRequest, LeaveGroupResponse};
-use schloss_authz::can;
 use schloss_authz::ResourceRef;
+use schloss_authz::can;
 use schloss_coordinator::{LeavingMember, Reply};
 use schloss_core::{ErrorCode, GroupId};
 
@@ -50,8 +50,14 @@ pub async fn handle(call: &Call, request: LeaveGroupRequest) -> LeaveGroupRespon
     response
 }
 
-async fn leave(call: &Call, request: &LeaveGroupRequest, leaving: &[LeavingMember]) -> Result<(ErrorCode, Vec<ErrorCode>), ErrorCode> {
-    let _permit = call.allow(can::AlterGroup, ResourceRef::group(&request.group_id)).map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED)?;
+async fn leave(
+    call: &Call,
+    request: &LeaveGroupRequest,
+    leaving: &[LeavingMember],
+) -> Result<(ErrorCode, Vec<ErrorCode>), ErrorCode> {
+    let _permit = call
+        .allow(can::AlterGroup, ResourceRef::group(&request.group_id))
+        .map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED)?;
     let group = GroupId::new(&request.group_id).map_err(|_| ErrorCode::INVALID_GROUP_ID)?;
     match call.session.tenant.groups.ask(|table, token, now| table.leave(&group, leaving, token, now)).await? {
         Reply::Leave { error, members } => Ok((error, members)),

@@ -15,7 +15,9 @@ const CLASSIC: &str = "classic";
 pub fn handle(call: &Call, request: &ListGroupsRequest) -> ListGroupsResponse {
     let mut response = ListGroupsResponse::default();
     let all = call.may(Action::DescribeCluster, ResourceRef::CLUSTER);
-    let wanted = |filter: &[kafka_protocol::protocol::StrBytes], word: &str| filter.is_empty() || filter.iter().any(|one| one.eq_ignore_ascii_case(word));
+    let wanted = |filter: &[kafka_protocol::protocol::StrBytes], word: &str| {
+        filter.is_empty() || filter.iter().any(|one| one.eq_ignore_ascii_case(word))
+    };
     let listed = call.session.tenant.groups.look(|table| table.list().collect::<Vec<_>>());
     for group in listed {
         let seen = all || call.may(Action::DescribeGroup, ResourceRef::group(group.id.as_str()));

@@ -31,7 +31,9 @@ pub async fn handle(call: &Call, request: ListOffsetsRequest) -> ListOffsetsResp
         result.name = asked.name.clone();
         for wish in &asked.partitions {
             let outcome = match &topic {
-                Ok(topic) if topic.has(wish.partition_index) => find(call, topic.partition(wish.partition_index), wish).await,
+                Ok(topic) if topic.has(wish.partition_index) => {
+                    find(call, topic.partition(wish.partition_index), wish).await
+                }
                 Ok(_) => Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
                 Err(code) => Err(*code),
             };
@@ -72,7 +74,9 @@ async fn find(call: &Call, partition: PartitionId, wish: &ListOffsetsPartition) 
     let at = |offset, timestamp| Some(Found { offset, timestamp, leader_epoch: offsets.leader_epoch });
     match wish.timestamp {
         timestamp::LATEST => Ok(at(offsets.high_watermark, -1)),
-        timestamp::EARLIEST | timestamp::EARLIEST_LOCAL | timestamp::EARLIEST_PENDING_UPLOAD => Ok(at(offsets.log_start, -1)),
+        timestamp::EARLIEST | timestamp::EARLIEST_LOCAL | timestamp::EARLIEST_PENDING_UPLOAD => {
+            Ok(at(offsets.log_start, -1))
+        }
         timestamp::LATEST_TIERED => Ok(None),
         timestamp::MAX_TIMESTAMP => {
             let found = engine.max_timestamp(partition).await.map_err(|error| error.code())?;

@@ -3,7 +3,9 @@
 //! SPEC: a name the principal may not describe answers TOPIC_AUTHORIZATION_FAILED whether it exists or not; existence
 //! is not looked up. All-topics requests leave such names out.
 
-use kafka_protocol::messages::metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic};
+use kafka_protocol::messages::metadata_response::{
+    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
 use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse};
 use schloss_authz::{Action, can};
 use schloss_authz::{ResourceKind, ResourceRef};
@@ -57,7 +59,12 @@ pub fn broker(call: &Call) -> MetadataResponseBroker {
     broker
 }
 
-async fn by_name(call: &Call, name: &kafka_protocol::messages::TopicName, may_create: bool, masks: bool) -> MetadataResponseTopic {
+async fn by_name(
+    call: &Call,
+    name: &kafka_protocol::messages::TopicName,
+    may_create: bool,
+    masks: bool,
+) -> MetadataResponseTopic {
     let mut failed = MetadataResponseTopic::default();
     failed.name = Some(name.clone());
     failed.topic_authorized_operations = OPERATIONS_NOT_ASKED;
@@ -78,9 +85,16 @@ async fn by_name(call: &Call, name: &kafka_protocol::messages::TopicName, may_cr
 }
 
 async fn create(call: &Call, name: TopicName) -> Result<std::sync::Arc<Topic>, ErrorCode> {
-    let permit = call.administer(can::CreateTopic, ResourceRef::topic(name.as_str())).await.map_err(|_| ErrorCode::TOPIC_AUTHORIZATION_FAILED)?;
+    let permit = call
+        .administer(can::CreateTopic, ResourceRef::topic(name.as_str()))
+        .await
+        .map_err(|_| ErrorCode::TOPIC_AUTHORIZATION_FAILED)?;
     let defaults = &call.broker.config.topic_defaults;
-    let wish = CreateTopic { name: name.clone(), partitions: defaults.partitions, overrides: std::collections::BTreeMap::new() };
+    let wish = CreateTopic {
+        name: name.clone(),
+        partitions: defaults.partitions,
+        overrides: std::collections::BTreeMap::new(),
+    };
     match call.session.tenant.catalog.create(&permit, wish).await {
         Ok(topic) => Ok(topic),
         // Another request was faster: what it made is as good.
@@ -109,7 +123,8 @@ fn found(call: &Call, topic: &Topic, masks: bool) -> MetadataResponseTopic {
     let mut answer = MetadataResponseTopic::default();
     answer.name = Some(wire_name(&topic.name));
     answer.topic_id = wire_id(topic.id);
-    answer.topic_authorized_operations = if masks { call.operations(ResourceKind::Topic, topic.name.as_str()) } else { OPERATIONS_NOT_ASKED };
+    answer.topic_authorized_operations =
+        if masks { call.operations(ResourceKind::Topic, topic.name.as_str()) } else { OPERATIONS_NOT_ASKED };
     let node = BrokerId(call.broker.config.node_id);
     answer.partitions = (0..topic.partitions)
         .map(|index| {

@@ -3,8 +3,8 @@
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse};
-use schloss_authz::can;
 use schloss_authz::ResourceRef;
+use schloss_authz::can;
 use schloss_coordinator::{Commit, MemberRef, PartitionCommit, Reply};
 use schloss_core::{ErrorCode, GroupId, TopicId};
 
@@ -20,7 +20,11 @@ type Judged = Result<PartitionCommit, ErrorCode>;
 pub async fn handle(call: &Call, request: OffsetCommitRequest) -> OffsetCommitResponse {
     let group = match call.allow(can::AlterGroup, ResourceRef::group(&request.group_id)) {
         Err(_) => Err(ErrorCode::GROUP_AUTHORIZATION_FAILED),
-        Ok(_permit) => call.session.tenant.check_key().and_then(|()| GroupId::new(&request.group_id).map_err(|_| ErrorCode::INVALID_GROUP_ID)),
+        Ok(_permit) => call
+            .session
+            .tenant
+            .check_key()
+            .and_then(|()| GroupId::new(&request.group_id).map_err(|_| ErrorCode::INVALID_GROUP_ID)),
     };
     let judged: Vec<Judged> = match &group {
         Ok(_) => request.topics.iter().flat_map(|topic| judge(call, topic)).collect(),
@@ -54,7 +58,12 @@ fn judge(call: &Call, topic: &OffsetCommitRequestTopic) -> Vec<Judged> {
     topic.partitions.iter().map(judge).collect()
 }
 
-async fn commit(call: &Call, request: &OffsetCommitRequest, group: &GroupId, partitions: Vec<PartitionCommit>) -> Vec<ErrorCode> {
+async fn commit(
+    call: &Call,
+    request: &OffsetCommitRequest,
+    group: &GroupId,
+    partitions: Vec<PartitionCommit>,
+) -> Vec<ErrorCode> {
     let count = partitions.len();
     let member = MemberRef {
         generation: request.generation_id_or_member_epoch,

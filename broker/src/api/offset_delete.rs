@@ -2,8 +2,8 @@
 
 use kafka_protocol::messages::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
 use kafka_protocol::messages::{OffsetDeleteRequest, OffsetDeleteResponse};
-use schloss_authz::can;
 use schloss_authz::ResourceRef;
+use schloss_authz::can;
 use schloss_coordinator::{OffsetToDelete, Reply};
 use schloss_core::{ErrorCode, GroupId};
 
@@ -22,7 +22,10 @@ pub async fn handle(call: &Call, request: OffsetDeleteRequest) -> OffsetDeleteRe
 }
 
 async fn delete(call: &Call, request: &OffsetDeleteRequest) -> Result<OffsetDeleteResponse, ErrorCode> {
-    let _permit = call.administer(can::DeleteGroup, ResourceRef::group(&request.group_id)).await.map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED)?;
+    let _permit = call
+        .administer(can::DeleteGroup, ResourceRef::group(&request.group_id))
+        .await
+        .map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED)?;
     let group = GroupId::new(&request.group_id).map_err(|_| ErrorCode::INVALID_GROUP_ID)?;
     let mut wanted = Vec::new();
     let mut judged = Vec::new();
@@ -31,7 +34,10 @@ async fn delete(call: &Call, request: &OffsetDeleteRequest) -> Result<OffsetDele
         for asked in &topic.partitions {
             let outcome = match &found {
                 Ok(found) if found.has(asked.partition_index) => {
-                    wanted.push(OffsetToDelete { partition: found.partition(asked.partition_index), topic_name: topic.name.as_str().into() });
+                    wanted.push(OffsetToDelete {
+                        partition: found.partition(asked.partition_index),
+                        topic_name: topic.name.as_str().into(),
+                    });
                     Ok(wanted.len().saturating_sub(1))
                 }
                 Ok(_) => Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
@@ -40,7 +46,8 @@ async fn delete(call: &Call, request: &OffsetDeleteRequest) -> Result<OffsetDele
             judged.push(outcome);
         }
     }
-    let reply = call.session.tenant.groups.ask(|table, token, now| table.delete_offsets(&group, &wanted, token, now)).await?;
+    let reply =
+        call.session.tenant.groups.ask(|table, token, now| table.delete_offsets(&group, &wanted, token, now)).await?;
     let Reply::DeleteOffsets { error, partitions } = reply else { return Err(ErrorCode::UNKNOWN_SERVER_ERROR) };
     if !error.is_none() {
         return Err(error);

@@ -5,11 +5,12 @@
 
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopics;
 use kafka_protocol::messages::offset_fetch_response::{
-    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions, OffsetFetchResponseTopic, OffsetFetchResponseTopics,
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions, OffsetFetchResponseTopic,
+    OffsetFetchResponseTopics,
 };
 use kafka_protocol::messages::{GroupId as WireGroupId, OffsetFetchRequest, OffsetFetchResponse, TopicName};
-use schloss_authz::{Action, can};
 use schloss_authz::ResourceRef;
+use schloss_authz::{Action, can};
 use schloss_core::{ErrorCode, GroupId, PartitionId, TopicId};
 
 use super::{wire_id, wire_name, wire_text};
@@ -37,14 +38,18 @@ pub async fn handle(call: &Call, request: OffsetFetchRequest) -> OffsetFetchResp
     let mut response = OffsetFetchResponse::default();
     if call.header.api_version >= SEVERAL {
         for group in request.groups {
-            let name = |topic: OffsetFetchRequestTopics| (Named { name: topic.name, id: topic.topic_id }, topic.partition_indexes);
+            let name = |topic: OffsetFetchRequestTopics| {
+                (Named { name: topic.name, id: topic.topic_id }, topic.partition_indexes)
+            };
             let asked = group.topics.map(|topics| topics.into_iter().map(name).collect());
             response.groups.push(fetch(call, group.group_id, asked).await);
         }
         return response;
     }
     let named = |name| Named { name, id: uuid::Uuid::nil() };
-    let asked = request.topics.map(|topics| topics.into_iter().map(|topic| (named(topic.name), topic.partition_indexes)).collect::<Vec<_>>());
+    let asked = request
+        .topics
+        .map(|topics| topics.into_iter().map(|topic| (named(topic.name), topic.partition_indexes)).collect::<Vec<_>>());
     // Version 0 and 1 have no "all"; an empty list is all in version 1 of some clients and nothing in Kafka.
     let one = fetch(call, request.group_id, asked).await;
     response.error_code = one.error_code;
@@ -62,7 +67,9 @@ async fn fetch(call: &Call, id: WireGroupId, asked: Asked) -> OffsetFetchRespons
         Ok(topics) => result.topics = topics,
         Err(code) => {
             result.error_code = code.code();
-            let failed = |(named, partitions): (Named, Vec<i32>)| topic(named, partitions.into_iter().map(|index| absent(index, code)).collect());
+            let failed = |(named, partitions): (Named, Vec<i32>)| {
+                topic(named, partitions.into_iter().map(|index| absent(index, code)).collect())
+            };
             // Below version 2 the error stands at each partition.
             if call.header.api_version < 2 {
                 result.topics = asked.unwrap_or_default().into_iter().map(failed).collect();
@@ -73,7 +80,8 @@ async fn fetch(call: &Call, id: WireGroupId, asked: Asked) -> OffsetFetchRespons
 }
 
 async fn offsets(call: &Call, id: &str, asked: &Asked) -> Result<Vec<OffsetFetchResponseTopics>, ErrorCode> {
-    let _permit = call.allow(can::DescribeGroup, ResourceRef::group(id)).map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED)?;
+    let _permit =
+        call.allow(can::DescribeGroup, ResourceRef::group(id)).map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED)?;
     let group = GroupId::new(id).map_err(|_| ErrorCode::INVALID_GROUP_ID)?;
     let tenant = &call.session.tenant;
     tenant.groups.settled().await?;
@@ -98,7 +106,8 @@ async fn offsets(call: &Call, id: &str, asked: &Asked) -> Result<Vec<OffsetFetch
 
 fn all(call: &Call, group: &GroupId) -> Vec<OffsetFetchResponseTopics> {
     let tenant = &call.session.tenant;
-    let mut partitions: Vec<PartitionId> = tenant.groups.look(|table| table.offsets(group).map(|(partition, _)| partition).collect());
+    let mut partitions: Vec<PartitionId> =
+        tenant.groups.look(|table| table.offsets(group).map(|(partition, _)| partition).collect());
     partitions.sort_unstable();
     let mut topics: Vec<OffsetFetchResponseTopics> = Vec::new();
     for same in partitions.chunk_by(|one, other| one.topic == other.topic) {

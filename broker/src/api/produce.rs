@@ -10,8 +10,8 @@ use futures::future::BoxFuture;
 use kafka_protocol::messages::produce_request::PartitionProduceData;
 use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse};
-use schloss_authz::can;
 use schloss_authz::ResourceRef;
+use schloss_authz::can;
 use schloss_core::{ErrorCode, TopicId};
 use schloss_storage::{AppendError, Appended};
 use schloss_wire::batch::{self, BatchHeader, BatchRules, Budget, Codec, KeyRule, TimeRule, ValidBatch};
@@ -49,7 +49,11 @@ pub async fn handle(call: Arc<Call>, request: ProduceRequest) -> Answer {
             None if call.header.api_version >= 13 => by_id(&call, TopicId::from_bytes(*data.topic_id.as_bytes())),
             None => call.topic(can::WriteData, &data.name),
         };
-        let mut pending = PendingTopic { name: data.name, id: data.topic_id, partitions: Vec::with_capacity(data.partition_data.len()) };
+        let mut pending = PendingTopic {
+            name: data.name,
+            id: data.topic_id,
+            partitions: Vec::with_capacity(data.partition_data.len()),
+        };
         for partition in data.partition_data {
             pending.partitions.push(match &topic {
                 Ok(topic) => begin(&call, topic, partition),
@@ -115,7 +119,10 @@ fn validate(call: &Call, topic: &Topic, records: Bytes) -> Result<ValidBatch, ba
     let time = if limits.log_append_time {
         TimeRule::LogAppendTime
     } else {
-        TimeRule::CreateTime { before_ms_max: limits.timestamp_before_max_ms, after_ms_max: limits.timestamp_after_max_ms }
+        TimeRule::CreateTime {
+            before_ms_max: limits.timestamp_before_max_ms,
+            after_ms_max: limits.timestamp_after_max_ms,
+        }
     };
     let rules = BatchRules {
         message_bytes_max: limits.message_bytes_max,
@@ -127,7 +134,11 @@ fn validate(call: &Call, topic: &Topic, records: Bytes) -> Result<ValidBatch, ba
     };
     let plain = BatchHeader::read(&records).is_none_or(|header| header.codec() == Some(Codec::None));
     // Looking into a compressed batch takes a while: this thread's other tasks are handed over first.
-    if plain { batch::validate(records, &rules) } else { tokio::task::block_in_place(|| batch::validate(records, &rules)) }
+    if plain {
+        batch::validate(records, &rules)
+    } else {
+        tokio::task::block_in_place(|| batch::validate(records, &rules))
+    }
 }
 
 async fn finish(topics: Vec<PendingTopic>) -> ProduceResponse {

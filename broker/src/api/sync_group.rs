@@ -1,8 +1,8 @@
 //! SyncGroup (14): the leader gives assignments, every member gets its own.
 
 use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
-use schloss_authz::can;
 use schloss_authz::ResourceRef;
+use schloss_authz::can;
 use schloss_coordinator::{MemberRef, Reply, Sync, SyncReply};
 use schloss_core::{ErrorCode, GroupId};
 
@@ -25,7 +25,9 @@ pub async fn handle(call: &Call, request: SyncGroupRequest) -> SyncGroupResponse
 }
 
 async fn sync(call: &Call, request: SyncGroupRequest) -> Result<SyncReply, ErrorCode> {
-    let _permit = call.allow(can::AlterGroup, ResourceRef::group(&request.group_id)).map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED)?;
+    let _permit = call
+        .allow(can::AlterGroup, ResourceRef::group(&request.group_id))
+        .map_err(|_| ErrorCode::GROUP_AUTHORIZATION_FAILED)?;
     let group = GroupId::new(&request.group_id).map_err(|_| ErrorCode::INVALID_GROUP_ID)?;
     let sync = Sync {
         member: MemberRef {
@@ -35,7 +37,11 @@ async fn sync(call: &Call, request: SyncGroupRequest) -> Result<SyncReply, Error
         },
         protocol_type: request.protocol_type.as_ref().map(|text| text.as_str().into()),
         protocol: request.protocol_name.as_ref().map(|text| text.as_str().into()),
-        assignments: request.assignments.into_iter().map(|one| (one.member_id.as_str().into(), one.assignment)).collect(),
+        assignments: request
+            .assignments
+            .into_iter()
+            .map(|one| (one.member_id.as_str().into(), one.assignment))
+            .collect(),
     };
     match call.session.tenant.groups.ask(|table, token, now| table.sync(&group, sync, token, now)).await? {
         Reply::Sync(reply) => Ok(reply),

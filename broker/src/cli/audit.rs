@@ -47,7 +47,10 @@ impl Audit {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::new(Number::File, error, "report this"))
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Number::File, error, "report this"))
 }
 
 /// Offline: needs no broker, no config, no secret.
@@ -79,7 +82,11 @@ impl Verify {
         }
         match report.first_fault() {
             None => Ok(ExitCode::SUCCESS),
-            Some(fault) => Err(Failure::new(Number::AuditBroken, format!("the audit log does not verify: {fault}"), "treat it as evidence: copy the folder before anything else")),
+            Some(fault) => Err(Failure::new(
+                Number::AuditBroken,
+                format!("the audit log does not verify: {fault}"),
+                "treat it as evidence: copy the folder before anything else",
+            )),
         }
     }
 }
@@ -87,7 +94,10 @@ impl Verify {
 fn print_report(report: &Report) {
     for stream in &report.streams {
         let state = stream.fault.as_ref().map_or_else(|| "good".to_owned(), |fault| format!("BROKEN at {fault}"));
-        println!("{:<14} {:>8} events {:>8} lines, {} not yet signed: {state}", stream.stream, stream.events, stream.lines, stream.unsigned_lines);
+        println!(
+            "{:<14} {:>8} events {:>8} lines, {} not yet signed: {state}",
+            stream.stream, stream.events, stream.lines, stream.unsigned_lines
+        );
     }
 }
 
@@ -109,10 +119,17 @@ pub fn verify_folder(folder: &Path) -> Result<Report, Failure> {
 
 fn verify_with(folder: &Path, public_key: Option<&Path>) -> Result<Report, Failure> {
     let path = public_key.map_or_else(|| folder.join("public-key.pem"), Path::to_owned);
-    let unreadable = |error: &dyn std::fmt::Display| Failure::new(Number::AuditUnreadable, format!("`{}`: {error}", path.display()), "name the audit folder with --folder, or the key with --public-key");
+    let unreadable = |error: &dyn std::fmt::Display| {
+        Failure::new(
+            Number::AuditUnreadable,
+            format!("`{}`: {error}", path.display()),
+            "name the audit folder with --folder, or the key with --public-key",
+        )
+    };
     let pem = std::fs::read_to_string(&path).map_err(|error| unreadable(&error))?;
     let key = public_key_from_pem(&pem).ok_or_else(|| unreadable(&"is no Ed25519 public key in PEM"))?;
-    schloss_audit::verify(folder, &key, &[]).map_err(|error| Failure::new(Number::AuditUnreadable, error, "check the folder and its rights"))
+    schloss_audit::verify(folder, &key, &[])
+        .map_err(|error| Failure::new(Number::AuditUnreadable, error, "check the folder and its rights"))
 }
 
 /// What to look for.
@@ -153,7 +170,15 @@ impl Wanted {
             "denied" => Verdict::Denied,
             _ => Verdict::Failed,
         });
-        Filter { stream: self.tenant.clone(), class, verdict, principal: self.principal.clone(), action: self.action.clone(), resource: self.resource.clone(), ..Filter::default() }
+        Filter {
+            stream: self.tenant.clone(),
+            class,
+            verdict,
+            principal: self.principal.clone(),
+            action: self.action.clone(),
+            resource: self.resource.clone(),
+            ..Filter::default()
+        }
     }
 }
 
@@ -206,7 +231,9 @@ impl Tail {
         let reader = Reader::open(&config(&self.place)?).await?;
         let filter = self.wanted.filter();
         let mut seen: HashMap<String, u64> = HashMap::new();
-        let newest = schloss_audit::tail(&reader.folder, reader.cluster, &*reader.vault, &filter, self.lines).await.map_err(unreadable)?;
+        let newest = schloss_audit::tail(&reader.folder, reader.cluster, &*reader.vault, &filter, self.lines)
+            .await
+            .map_err(unreadable)?;
         for found in &newest {
             print_event(found, self.output);
             let newest = seen.entry(found.stream.clone()).or_default();
@@ -247,7 +274,8 @@ pub fn config(place: &Place) -> Result<Config, Failure> {
     match &place.config {
         Some(path) => serve::read(path),
         None => {
-            let layout = Layout::new(place.dir.as_deref()).map_err(|error| Failure::new(Number::File, error, "change to a folder that exists"))?;
+            let layout = Layout::new(place.dir.as_deref())
+                .map_err(|error| Failure::new(Number::File, error, "change to a folder that exists"))?;
             serve::read(&layout.config)
         }
     }
@@ -275,15 +303,21 @@ struct Reader {
 
 impl Reader {
     async fn open(config: &Config) -> Result<Self, Failure> {
-        let (organisation, _) = crate::tenancy::load(&config.organisation_dir).map_err(|error| Failure::new(Number::Organisation, error, "mend the organisation's files"))?;
+        let (organisation, _) = crate::tenancy::load(&config.organisation_dir)
+            .map_err(|error| Failure::new(Number::Organisation, error, "mend the organisation's files"))?;
         let vault = keys::open(config, &organisation).await?;
         vault.attach_sink(std::sync::Arc::new(Unrecorded));
         let folder = audit_folder(config);
-        let cluster = crate::broker::read_cluster_id(&config.data_dir).ok_or_else(|| unreadable("the data folder does not say which installation it is of"))?;
+        let cluster = crate::broker::read_cluster_id(&config.data_dir)
+            .ok_or_else(|| unreadable("the data folder does not say which installation it is of"))?;
         Ok(Self { folder, cluster, vault })
     }
 
-    async fn each(&self, filter: &Filter, found: &mut (dyn FnMut(Found) -> ControlFlow<()> + Send)) -> Result<(), Failure> {
+    async fn each(
+        &self,
+        filter: &Filter,
+        found: &mut (dyn FnMut(Found) -> ControlFlow<()> + Send),
+    ) -> Result<(), Failure> {
         schloss_audit::query(&self.folder, self.cluster, &*self.vault, filter, found).await.map_err(unreadable)
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::RequestHeader;
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
-use kafka_protocol::records::{Compression, Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
+use kafka_protocol::records::{
+    Compression, Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -29,24 +31,47 @@ impl Client {
     pub async fn connect(folder: &Path, port: u16) -> Result<Self, Failure> {
         let read = |name: &str| {
             let path = folder.join(name);
-            std::fs::read(&path).map_err(|error| Failure::new(Number::File, format!("`{}`: {error}", path.display()), "start `schloss quickstart` first, or name its folder with --dir"))
+            std::fs::read(&path).map_err(|error| {
+                Failure::new(
+                    Number::File,
+                    format!("`{}`: {error}", path.display()),
+                    "start `schloss quickstart` first, or name its folder with --dir",
+                )
+            })
         };
-        let tls = schloss_certs::client_config(&read("ca.pem")?, &read("cert.pem")?, &read("key.pem")?)
-            .map_err(|error| Failure::new(Number::Certificate, error, "remove the clients folder and start `schloss quickstart` again"))?;
-        let unreachable = |error: &dyn std::fmt::Display| Failure::new(Number::Broker, format!("localhost:{port} cannot be reached: {error}"), "start `schloss quickstart` in another terminal; the port is chosen with --port");
+        let tls =
+            schloss_certs::client_config(&read("ca.pem")?, &read("cert.pem")?, &read("key.pem")?).map_err(|error| {
+                Failure::new(
+                    Number::Certificate,
+                    error,
+                    "remove the clients folder and start `schloss quickstart` again",
+                )
+            })?;
+        let unreachable = |error: &dyn std::fmt::Display| {
+            Failure::new(
+                Number::Broker,
+                format!("localhost:{port} cannot be reached: {error}"),
+                "start `schloss quickstart` in another terminal; the port is chosen with --port",
+            )
+        };
         let connecting = async {
             let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
             let name = ServerName::try_from("localhost").map_err(std::io::Error::other)?;
             TlsConnector::from(tls).connect(name, tcp).await
         };
-        let stream = tokio::time::timeout(PATIENCE, connecting).await.map_err(|error| unreachable(&error))?.map_err(|error| unreachable(&error))?;
+        let stream = tokio::time::timeout(PATIENCE, connecting)
+            .await
+            .map_err(|error| unreachable(&error))?
+            .map_err(|error| unreachable(&error))?;
         Ok(Self { stream, correlation: 0 })
     }
 
     /// Sends a request and waits for its answer.
     pub async fn ask<R: Request>(&mut self, version: i16, request: &R) -> Result<R::Response, Failure> {
         let exchange = self.exchange(version, request);
-        let failed = |error: &dyn std::fmt::Display| Failure::new(Number::Broker, format!("no answer from the broker: {error}"), "look at its log");
+        let failed = |error: &dyn std::fmt::Display| {
+            Failure::new(Number::Broker, format!("no answer from the broker: {error}"), "look at its log")
+        };
         tokio::time::timeout(PATIENCE, exchange).await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
     }
 
@@ -71,7 +96,8 @@ impl Client {
         let mut answer = vec![0; length];
         self.stream.read_exact(&mut answer).await?;
         let mut answer = Bytes::from(answer);
-        kafka_protocol::messages::ResponseHeader::decode(&mut answer, R::Response::header_version(version)).map_err(std::io::Error::other)?;
+        kafka_protocol::messages::ResponseHeader::decode(&mut answer, R::Response::header_version(version))
+            .map_err(std::io::Error::other)?;
         R::Response::decode(&mut answer, version).map_err(std::io::Error::other)
     }
 }
@@ -100,14 +126,16 @@ pub fn batch(values: &[&str], now_ms: i64) -> Result<Bytes, Failure> {
         .collect();
     let mut buffer = BytesMut::new();
     let options = RecordEncodeOptions { version: 2, compression: Compression::None };
-    RecordBatchEncoder::encode(&mut buffer, records.iter(), &options).map_err(|error| Failure::new(Number::Broker, error, "report this"))?;
+    RecordBatchEncoder::encode(&mut buffer, records.iter(), &options)
+        .map_err(|error| Failure::new(Number::Broker, error, "report this"))?;
     Ok(buffer.freeze())
 }
 
 /// The values in fetched batches.
 pub fn values(records: Option<Bytes>) -> Result<Vec<String>, Failure> {
     let Some(mut records) = records.filter(|records| !records.is_empty()) else { return Ok(Vec::new()) };
-    let sets = RecordBatchDecoder::decode_all(&mut records).map_err(|error| Failure::new(Number::Broker, error, "report this"))?;
+    let sets = RecordBatchDecoder::decode_all(&mut records)
+        .map_err(|error| Failure::new(Number::Broker, error, "report this"))?;
     let values = sets.into_iter().flat_map(|set| set.records).filter_map(|record| record.value);
     Ok(values.map(|value| String::from_utf8_lossy(&value).into_owned()).collect())
 }

@@ -37,8 +37,12 @@ pub struct Demo {
 
 impl Demo {
     pub fn run(self) -> Result<ExitCode, Failure> {
-        let layout = Layout::new(self.dir.as_deref()).map_err(|error| Failure::new(Number::File, error, "change to a folder that exists"))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::new(Number::Broker, error, "report this"))?;
+        let layout = Layout::new(self.dir.as_deref())
+            .map_err(|error| Failure::new(Number::File, error, "change to a folder that exists"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(Number::Broker, error, "report this"))?;
         runtime.block_on(Walk { layout, port: self.port, topic: format!("demo-{}", now_ms()) }.all())?;
         Ok(ExitCode::SUCCESS)
     }
@@ -49,7 +53,11 @@ fn now_ms() -> i64 {
 }
 
 fn otherwise(what: &str) -> Failure {
-    Failure::new(Number::Broker, format!("the demo expected otherwise: {what}"), "was the quickstart's organisation changed? start one with a fresh --dir")
+    Failure::new(
+        Number::Broker,
+        format!("the demo expected otherwise: {what}"),
+        "was the quickstart's organisation changed? start one with a fresh --dir",
+    )
 }
 
 fn text(words: &str) -> StrBytes {
@@ -90,7 +98,12 @@ impl Walk {
         create.topics = vec![topic];
         create.timeout_ms = 5_000;
         let created = self.client("acme", "admin").await?.ask(7, &create).await?;
-        let id = created.topics.first().filter(|topic| topic.error_code == 0).map(|topic| topic.topic_id).ok_or_else(|| otherwise("acme's administrator may create a topic"))?;
+        let id = created
+            .topics
+            .first()
+            .filter(|topic| topic.error_code == 0)
+            .map(|topic| topic.topic_id)
+            .ok_or_else(|| otherwise("acme's administrator may create a topic"))?;
 
         let mut partition = PartitionProduceData::default();
         partition.records = Some(client::batch(&[SECRET, "bring the key"], now_ms())?);
@@ -102,12 +115,22 @@ impl Walk {
         produce.timeout_ms = 5_000;
         produce.topic_data = vec![data];
         let produced = self.client("acme", "producer").await?.ask(9, &produce).await?;
-        let partition = produced.responses.first().and_then(|topic| topic.partition_responses.first()).ok_or_else(|| otherwise("a produce is answered"))?;
+        let partition = produced
+            .responses
+            .first()
+            .and_then(|topic| topic.partition_responses.first())
+            .ok_or_else(|| otherwise("a produce is answered"))?;
         if partition.error_code != 0 {
             let why = partition.error_message.as_deref().unwrap_or_default();
-            return Err(otherwise(&format!("acme's producer may produce; it got error {} {why}", partition.error_code)));
+            return Err(otherwise(&format!(
+                "acme's producer may produce; it got error {} {why}",
+                partition.error_code
+            )));
         }
-        println!("   produced 2 records at offset {}; they were on disk, sealed, before this answer", partition.base_offset);
+        println!(
+            "   produced 2 records at offset {}; they were on disk, sealed, before this answer",
+            partition.base_offset
+        );
 
         let mut partition = FetchPartition::default();
         partition.partition_max_bytes = 1_048_576;
@@ -120,7 +143,12 @@ impl Walk {
         fetch.max_bytes = 1_048_576;
         fetch.topics = vec![wanted];
         let fetched = self.client("acme", "consumer").await?.ask(12, &fetch).await?;
-        let records: Option<Bytes> = fetched.responses.into_iter().next().and_then(|topic| topic.partitions.into_iter().next()).and_then(|partition| partition.records);
+        let records: Option<Bytes> = fetched
+            .responses
+            .into_iter()
+            .next()
+            .and_then(|topic| topic.partitions.into_iter().next())
+            .and_then(|partition| partition.records);
         let values = client::values(records)?;
         if values.first().map(String::as_str) != Some(SECRET) {
             return Err(otherwise("acme's consumer reads what was produced"));
@@ -146,7 +174,10 @@ impl Walk {
         if seen || code != ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.code() {
             return Err(otherwise("globex cannot see acme's topic"));
         }
-        println!("   its listing has {} topic(s), not this one; by name it is UNKNOWN_TOPIC_OR_PARTITION, like any name that never was", all.topics.len());
+        println!(
+            "   its listing has {} topic(s), not this one; by name it is UNKNOWN_TOPIC_OR_PARTITION, like any name that never was",
+            all.topics.len()
+        );
         Ok(())
     }
 
@@ -163,7 +194,9 @@ impl Walk {
             return Err(otherwise("acme's auditor may not delete"));
         }
         println!("   the client is told TOPIC_AUTHORIZATION_FAILED; the audit log tells the reviewer why:");
-        let denied = audit::newest_denial(&self.layout, &self.topic).await?.ok_or_else(|| otherwise("the denial is in the audit log"))?;
+        let denied = audit::newest_denial(&self.layout, &self.topic)
+            .await?
+            .ok_or_else(|| otherwise("the denial is in the audit log"))?;
         println!("     {denied}");
         Ok(())
     }
@@ -171,10 +204,17 @@ impl Walk {
     fn ciphertext(&self, id: uuid::Uuid) -> Result<(), Failure> {
         println!("\n4. What a thief of the disk finds (topic id {id}):");
         let mut files = Vec::new();
-        walk(&self.layout.data, &mut files).map_err(|error| Failure::new(Number::File, error, "name the quickstart's folder with --dir"))?;
+        walk(&self.layout.data, &mut files)
+            .map_err(|error| Failure::new(Number::File, error, "name the quickstart's folder with --dir"))?;
         let mut bytes = 0_usize;
         for path in &files {
-            let content = std::fs::read(path).map_err(|error| Failure::new(Number::File, format!("`{}`: {error}", path.display()), "run the demo as the broker's user"))?;
+            let content = std::fs::read(path).map_err(|error| {
+                Failure::new(
+                    Number::File,
+                    format!("`{}`: {error}", path.display()),
+                    "run the demo as the broker's user",
+                )
+            })?;
             bytes = bytes.saturating_add(content.len());
             for needle in [SECRET.as_bytes(), self.topic.as_bytes()] {
                 if content.windows(needle.len()).any(|window| window == needle) {
@@ -182,14 +222,21 @@ impl Walk {
                 }
             }
         }
-        println!("   searched {} files, {bytes} bytes, for the record and the topic's name: found in none", files.len());
-        let sealed = files.iter().filter(|path| path.components().any(|part| part.as_os_str() == "wal")).find_map(|path| {
-            // Behind the opening and the entry's header: the inside of a section.
-            let content = std::fs::read(path).ok()?;
-            content.get(512..544).filter(|bytes| bytes.iter().any(|byte| *byte != 0)).map(<[u8]>::to_vec)
-        });
+        println!(
+            "   searched {} files, {bytes} bytes, for the record and the topic's name: found in none",
+            files.len()
+        );
+        let sealed =
+            files.iter().filter(|path| path.components().any(|part| part.as_os_str() == "wal")).find_map(|path| {
+                // Behind the opening and the entry's header: the inside of a section.
+                let content = std::fs::read(path).ok()?;
+                content.get(512..544).filter(|bytes| bytes.iter().any(|byte| *byte != 0)).map(<[u8]>::to_vec)
+            });
         if let Some(bytes) = sealed {
-            println!("   32 bytes of the write-ahead log: {}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+            println!(
+                "   32 bytes of the write-ahead log: {}",
+                bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+            );
         }
         Ok(())
     }
@@ -211,7 +258,10 @@ impl Walk {
         }
         let events: u64 = whole.streams.iter().map(|stream| stream.events).sum();
         println!("   {events} events in {} streams: whole, in order, signed", whole.streams.len());
-        let victim = files.iter().max_by_key(|path| std::fs::metadata(path).map_or(0, |meta| meta.len())).ok_or_else(|| otherwise("there is an audit log"))?;
+        let victim = files
+            .iter()
+            .max_by_key(|path| std::fs::metadata(path).map_or(0, |meta| meta.len()))
+            .ok_or_else(|| otherwise("there is an audit log"))?;
         let mut content = std::fs::read(victim).map_err(|error| Failure::new(Number::File, error, "report this"))?;
         let middle = content.len() / 2;
         if let Some(byte) = content.get_mut(middle) {

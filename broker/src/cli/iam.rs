@@ -79,12 +79,21 @@ fn apply(folder: Option<&Path>, place: &Place) -> Result<ExitCode, Failure> {
 }
 
 fn take_over(folder: &Path, config: &crate::config::Config) -> Result<(), Failure> {
-    swap(folder, &config.organisation_dir).map_err(|error| Failure::new(Number::File, format!("`{}`: {error}", config.organisation_dir.display()), "check the rights of the organisation's folder; the old one is in force"))
+    swap(folder, &config.organisation_dir).map_err(|error| {
+        Failure::new(
+            Number::File,
+            format!("`{}`: {error}", config.organisation_dir.display()),
+            "check the rights of the organisation's folder; the old one is in force",
+        )
+    })
 }
 
 fn wait_until_in_force(config: &crate::config::Config, digest: &str) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::new(Number::File, error, "report this"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Number::File, error, "report this"))?;
     runtime.block_on(async {
         while begun.elapsed() < PATIENCE {
             if crate::broker::read_organisation_in_force(&config.data_dir).as_deref() == Some(digest) {
@@ -93,7 +102,11 @@ fn wait_until_in_force(config: &crate::config::Config, digest: &str) -> Result<E
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Err(Failure::new(Number::Broker, "the folder is in place, but no running broker reported it in force", "start the broker, or look at its log: it keeps the old set when it cannot take the new one"))
+        Err(Failure::new(
+            Number::Broker,
+            "the folder is in place, but no running broker reported it in force",
+            "start the broker, or look at its log: it keeps the old set when it cannot take the new one",
+        ))
     })
 }
 
@@ -128,13 +141,16 @@ fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
 }
 
 fn simulate(batch: &Path) -> Result<ExitCode, Failure> {
-    let failed = |error: &dyn std::fmt::Display| Failure::new(Number::File, format!("`{}`: {error}", batch.display()), "name a file of JSON lines");
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(Number::File, format!("`{}`: {error}", batch.display()), "name a file of JSON lines")
+    };
     let input: Box<dyn BufRead> = if batch == Path::new("-") {
         Box::new(std::io::stdin().lock())
     } else {
         Box::new(BufReader::new(std::fs::File::open(batch).map_err(|error| failed(&error))?))
     };
-    let simulator = Simulator::new().map_err(|error| Failure::new(Number::Organisation, error, "report this: the policy engine did not start"))?;
+    let simulator = Simulator::new()
+        .map_err(|error| Failure::new(Number::Organisation, error, "report this: the policy engine did not start"))?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for line in input.lines() {
         let line = line.map_err(|error| failed(&error))?;

@@ -20,11 +20,18 @@ pub use failure::{Failure, Number};
 
 /// Kafka for tenants who trust neither each other, nor the network, nor the disks.
 #[derive(Debug, Parser)]
-#[command(name = "schloss", version, about, max_term_width = 100, arg_required_else_help = true, after_help = "Examples:
+#[command(
+    name = "schloss",
+    version,
+    about,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    after_help = "Examples:
   schloss quickstart                      two tenants on localhost:9094, with certificates and policies
   schloss demo                            a walk through it, with real requests
   schloss serve --config schloss.toml     the production form
-  schloss audit verify --dir data         check the audit log with nothing but its public key")]
+  schloss audit verify --dir data         check the audit log with nothing but its public key"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -39,7 +39,8 @@ pub struct Quickstart {
 impl Quickstart {
     pub fn run(self) -> Result<ExitCode, Failure> {
         let _ = self.foreground;
-        let layout = Layout::new(self.dir.as_deref()).map_err(|error| Failure::new(Number::File, error, "change to a folder that exists"))?;
+        let layout = Layout::new(self.dir.as_deref())
+            .map_err(|error| Failure::new(Number::File, error, "change to a folder that exists"))?;
         let admin_port = self.admin_port.unwrap_or_else(|| self.port.checked_add(1).unwrap_or(9095));
         prepare(&layout, self.port, admin_port)?;
         let config = serve::read(&layout.config)?;
@@ -55,15 +56,28 @@ fn prepare(layout: &Layout, port: u16, admin_port: u16) -> Result<(), Failure> {
     if !layout.organisation.exists() {
         quickstart_files::write(&layout.organisation).map_err(file(&layout.organisation))?;
     }
-    let (organisation, _) = crate::tenancy::load(&layout.organisation).map_err(|error| Failure::new(Number::Organisation, error, format!("mend the files under `{}`, or remove the folder for a fresh copy", layout.organisation.display())))?;
-    let broken = |error: &dyn std::fmt::Display| Failure::new(Number::Certificate, error, format!("remove `{}` and start again: all certificates are made anew", layout.certs.display()));
+    let (organisation, _) = crate::tenancy::load(&layout.organisation).map_err(|error| {
+        Failure::new(
+            Number::Organisation,
+            error,
+            format!("mend the files under `{}`, or remove the folder for a fresh copy", layout.organisation.display()),
+        )
+    })?;
+    let broken = |error: &dyn std::fmt::Display| {
+        Failure::new(
+            Number::Certificate,
+            error,
+            format!("remove `{}` and start again: all certificates are made anew", layout.certs.display()),
+        )
+    };
     let pki = dev::Pki::open(&layout.certs).map_err(|error| broken(&error))?;
     let mut hosts = vec!["localhost".to_owned()];
     hosts.extend(organisation.tenants().flat_map(|tenant| tenant.hosts().iter().map(ToString::to_string)));
     pki.server(&hosts).map_err(|error| broken(&error))?;
     for tenant in organisation.tenants() {
         for principal in PRINCIPALS {
-            pki.client(tenant.alias(), principal, &layout.client(tenant.alias(), principal), port).map_err(|error| broken(&error))?;
+            pki.client(tenant.alias(), principal, &layout.client(tenant.alias(), principal), port)
+                .map_err(|error| broken(&error))?;
         }
     }
     let tenants = organisation.tenants().map(|tenant| tenant.kms_key().to_owned());
@@ -73,7 +87,13 @@ fn prepare(layout: &Layout, port: u16, admin_port: u16) -> Result<(), Failure> {
 
 fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
     let path = path.to_owned();
-    move |error| Failure::new(Number::File, format!("`{}`: {error}", path.display()), "choose a folder you may write, with free space")
+    move |error| {
+        Failure::new(
+            Number::File,
+            format!("`{}`: {error}", path.display()),
+            "choose a folder you may write, with free space",
+        )
+    }
 }
 
 fn config_text(layout: &Layout, port: u16, admin_port: u16) -> String {
@@ -110,7 +130,12 @@ group.initial.rebalance.delay.ms = 0
 
 fn welcome(layout: &Layout, port: u16, admin_port: u16) -> String {
     let mut text = String::new();
-    let mut tenants: Vec<_> = std::fs::read_dir(&layout.clients).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut tenants: Vec<_> = std::fs::read_dir(&layout.clients)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
     tenants.sort();
     for tenant in tenants {
         let _ = writeln!(text, "\ntenant {tenant}");
@@ -121,7 +146,8 @@ fn welcome(layout: &Layout, port: u16, admin_port: u16) -> String {
         }
     }
     let _ = writeln!(text, "\nhealth and metrics   https://localhost:{admin_port}/livez /readyz /metrics");
-    let _ = writeln!(text, "organisation         {} (a change is in force within a second)", layout.organisation.display());
+    let _ =
+        writeln!(text, "organisation         {} (a change is in force within a second)", layout.organisation.display());
     let _ = writeln!(text, "a walk through it    schloss demo, in another terminal");
     let _ = write!(text, "\nschloss is ready on localhost:{port}");
     text
@@ -131,9 +157,13 @@ fn welcome(layout: &Layout, port: u16, admin_port: u16) -> String {
 fn try_it(principal: &str, folder: &Path, port: u16) -> String {
     let folder = folder.display();
     match principal {
-        "admin" => format!("kafka-topics.sh --bootstrap-server localhost:{port} --command-config {folder}/client.properties --create --topic orders --partitions 3"),
+        "admin" => format!(
+            "kafka-topics.sh --bootstrap-server localhost:{port} --command-config {folder}/client.properties --create --topic orders --partitions 3"
+        ),
         "producer" => format!("echo hello | kcat -F {folder}/librdkafka.conf -P -t orders"),
         "consumer" => format!("kcat -F {folder}/librdkafka.conf -C -t orders -e"),
-        _ => format!("kafka-topics.sh --bootstrap-server localhost:{port} --command-config {folder}/client.properties --list"),
+        _ => format!(
+            "kafka-topics.sh --bootstrap-server localhost:{port} --command-config {folder}/client.properties --list"
+        ),
     }
 }

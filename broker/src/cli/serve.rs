@@ -34,30 +34,46 @@ impl Serve {
             return Ok(ExitCode::SUCCESS);
         }
         run(config, |config| {
-            println!("schloss is ready on {}:{}, health and metrics on https://{}", config.advertised.host, config.advertised.port, config.admin_listener);
+            println!(
+                "schloss is ready on {}:{}, health and metrics on https://{}",
+                config.advertised.host, config.advertised.port, config.admin_listener
+            );
         })
     }
 }
 
 /// Reads and checks a config file.
 pub fn read(path: &Path) -> Result<Config, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::new(Number::File, format!("`{}`: {error}", path.display()), "name a config file that can be read; `schloss quickstart --dir DIR` writes one to copy from"))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::new(
+            Number::File,
+            format!("`{}`: {error}", path.display()),
+            "name a config file that can be read; `schloss quickstart --dir DIR` writes one to copy from",
+        )
+    })?;
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let base = whole.parent().unwrap_or(Path::new("."));
-    Config::parse(&path.display().to_string(), &text, base).map_err(|errors| Failure::new(Number::Config, errors, "mend the lines above; the manual, chapter operations, lists every key"))
+    Config::parse(&path.display().to_string(), &text, base).map_err(|errors| {
+        Failure::new(Number::Config, errors, "mend the lines above; the manual, chapter operations, lists every key")
+    })
 }
 
 /// Runs a broker until a signal.
 pub fn run(config: Config, ready: impl FnOnce(&Config)) -> Result<ExitCode, Failure> {
     no_core_dumps();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Number::Listener, format!("the runtime could not start: {error}"), "check the limits of threads and open files"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        Failure::new(
+            Number::Listener,
+            format!("the runtime could not start: {error}"),
+            "check the limits of threads and open files",
+        )
+    })?;
     let done = runtime.block_on(async {
         let (stop, stopped) = watch::channel(false);
-        let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::new(Number::Listener, error, "report this"))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::new(Number::Listener, error, "report this"))?;
+        let mut terminate =
+            signal(SignalKind::terminate()).map_err(|error| Failure::new(Number::Listener, error, "report this"))?;
+        let mut interrupt =
+            signal(SignalKind::interrupt()).map_err(|error| Failure::new(Number::Listener, error, "report this"))?;
         let listeners = Listeners::bind(&config).await?;
         let broker = Broker::open(config).await?;
         tokio::spawn(async move {

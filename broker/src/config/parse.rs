@@ -86,7 +86,10 @@ impl Keys {
         match value.as_integer() {
             Some(number) if (least..=most).contains(&number) => number,
             _ => {
-                self.mistake(line, format!("`{name}` must be a whole number from {least} to {most} (default {default})"));
+                self.mistake(
+                    line,
+                    format!("`{name}` must be a whole number from {least} to {most} (default {default})"),
+                );
                 default
             }
         }
@@ -99,7 +102,9 @@ impl Keys {
 
     fn millis(&mut self, name: &str, default: u64, least: u64) -> Duration {
         let as_i64 = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        Duration::from_millis(u64::try_from(self.number(name, as_i64(default), as_i64(least), 86_400_000)).unwrap_or(default))
+        Duration::from_millis(
+            u64::try_from(self.number(name, as_i64(default), as_i64(least), 86_400_000)).unwrap_or(default),
+        )
     }
 
     fn boolean(&mut self, name: &str, default: bool) -> bool {
@@ -173,7 +178,9 @@ fn well_formed(text: &str, keys: &mut Keys) -> Document<String> {
             Ok(document) => return document,
             Err(error) => {
                 let line = error.span().map_or(1, |span| line_of(&lines.join("\n"), span.start));
-                let Some(wrong) = line.checked_sub(1).and_then(|at| lines.get_mut(at)).filter(|wrong| !wrong.is_empty()) else {
+                let Some(wrong) =
+                    line.checked_sub(1).and_then(|at| lines.get_mut(at)).filter(|wrong| !wrong.is_empty())
+                else {
                     keys.mistake(line, error.message().to_owned());
                     return Document::parse(String::new()).unwrap_or_else(|_| unreachable!("no text is well formed"));
                 };
@@ -190,7 +197,9 @@ fn advertised(keys: &mut Keys, listener: SocketAddr) -> Advertised {
     let Some((text, line)) = keys.text("advertised.listeners") else { return default };
     let bare = text.rsplit_once("://").map_or(text.as_str(), |(_, rest)| rest);
     match bare.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
-        Some((host, Ok(port))) if !host.is_empty() => Advertised { host: host.trim_matches(['[', ']']).to_owned(), port },
+        Some((host, Ok(port))) if !host.is_empty() => {
+            Advertised { host: host.trim_matches(['[', ']']).to_owned(), port }
+        }
         _ => {
             keys.mistake(line, "`advertised.listeners` must be `host:port`, as clients reach this broker");
             default
@@ -217,7 +226,10 @@ fn kms(keys: &mut Keys, base: &Path) -> KmsConfig {
                 (Some(path), None) => KeyringSecret::KeyFile(path),
                 (None, Some(path)) => KeyringSecret::PassphraseFile(path),
                 _ => {
-                    keys.mistake(0, "say either `kms.local.key.file` or `kms.local.passphrase.file`: what opens the keyring");
+                    keys.mistake(
+                        0,
+                        "say either `kms.local.key.file` or `kms.local.passphrase.file`: what opens the keyring",
+                    );
                     KeyringSecret::KeyFile(PathBuf::new())
                 }
             };
@@ -303,7 +315,8 @@ fn storage(keys: &mut Keys) -> StorageConfig {
         flush_bytes: keys.size("storage.flush.bytes", 32 * MIB, 64 * 1024, 1024 * MIB),
         flush_ms: u64::try_from(keys.number("storage.flush.ms", 60_000, 10, 86_400_000)).unwrap_or(60_000),
         cache_bytes_max: keys.size("storage.cache.bytes", 64 * MIB, MIB, 64 * 1024 * MIB),
-        retention_check_ms: u64::try_from(keys.number("log.retention.check.interval.ms", 300_000, 10, 86_400_000)).unwrap_or(300_000),
+        retention_check_ms: u64::try_from(keys.number("log.retention.check.interval.ms", 300_000, 10, 86_400_000))
+            .unwrap_or(300_000),
     }
 }
 
@@ -329,9 +342,11 @@ fn line_of(text: &str, position: usize) -> usize {
 fn suggestion(name: &str) -> String {
     match name {
         "log.dirs" | "log.dir" => "; here it is `data.dir`".to_owned(),
-        "security.inter.broker.protocol" | "listener.security.protocol.map" | "allow.everyone.if.no.acl.found" | "authorizer.class.name" | "ssl.client.auth" => {
-            "; TLS, authentication and authorisation are always on, take the line out".to_owned()
-        }
+        "security.inter.broker.protocol"
+        | "listener.security.protocol.map"
+        | "allow.everyone.if.no.acl.found"
+        | "authorizer.class.name"
+        | "ssl.client.auth" => "; TLS, authentication and authorisation are always on, take the line out".to_owned(),
         "default.replication.factor" | "offsets.topic.replication.factor" | "min.insync.replicas" => {
             "; there is no replication to configure, the store is durable before every acknowledgement".to_owned()
         }
@@ -374,7 +389,9 @@ kms.local.key.file = "keyring.key"
         let errors = parse(&text).unwrap_err();
         let lines: Vec<_> = errors.mistakes.iter().map(|mistake| mistake.line).collect();
         assert_eq!(lines, [11, 12, 13], "{errors}");
-        assert!(errors.to_string().contains("schloss.toml:13: `log.dirs` is no key of this file; here it is `data.dir`"));
+        assert!(
+            errors.to_string().contains("schloss.toml:13: `log.dirs` is no key of this file; here it is `data.dir`")
+        );
     }
 
     #[test]

@@ -89,7 +89,13 @@ struct Outgoing {
 type Tls = TlsStream<BufReader<TcpStream>>;
 
 /// Runs one connection to its end.
-pub(super) async fn serve(broker: Arc<Broker>, tcp: TcpStream, peer: SocketAddr, slot: Slot, stop: watch::Receiver<bool>) {
+pub(super) async fn serve(
+    broker: Arc<Broker>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    slot: Slot,
+    stop: watch::Receiver<bool>,
+) {
     let _slot = slot;
     broker.metrics.connections.inc();
     let end = match run(&broker, tcp, peer, stop).await {
@@ -102,7 +108,12 @@ pub(super) async fn serve(broker: Arc<Broker>, tcp: TcpStream, peer: SocketAddr,
     }
 }
 
-async fn run(broker: &Arc<Broker>, tcp: TcpStream, peer: SocketAddr, mut stop: watch::Receiver<bool>) -> Result<End, End> {
+async fn run(
+    broker: &Arc<Broker>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    mut stop: watch::Receiver<bool>,
+) -> Result<End, End> {
     let limits = &broker.config.limits;
     tcp.set_nodelay(true).map_err(|_| End::Broken)?;
     let acceptor = TlsAcceptor::from(broker.tls.kafka_config());
@@ -202,7 +213,12 @@ impl Incoming {
     }
 }
 
-async fn read_frames(broker: &Arc<Broker>, session: &Arc<Session>, incoming: &mut Incoming, outgoing: &mpsc::Sender<Outgoing>) -> End {
+async fn read_frames(
+    broker: &Arc<Broker>,
+    session: &Arc<Session>,
+    incoming: &mut Incoming,
+    outgoing: &mpsc::Sender<Outgoing>,
+) -> End {
     loop {
         match read_frame(broker, session, incoming, outgoing).await {
             Ok(()) => {}
@@ -211,7 +227,12 @@ async fn read_frames(broker: &Arc<Broker>, session: &Arc<Session>, incoming: &mu
     }
 }
 
-async fn read_frame(broker: &Arc<Broker>, session: &Arc<Session>, incoming: &mut Incoming, outgoing: &mpsc::Sender<Outgoing>) -> Result<(), End> {
+async fn read_frame(
+    broker: &Arc<Broker>,
+    session: &Arc<Session>,
+    incoming: &mut Incoming,
+    outgoing: &mpsc::Sender<Outgoing>,
+) -> Result<(), End> {
     let limits = &broker.config.limits;
     // Back-pressure by not reading: a place in the queue first, then the next frame.
     let place = outgoing.reserve().await.map_err(|_| End::PeerNotReading)?;
@@ -229,7 +250,12 @@ async fn read_frame(broker: &Arc<Broker>, session: &Arc<Session>, incoming: &mut
     Ok(())
 }
 
-async fn write_answers(broker: Arc<Broker>, session: Arc<Session>, mut writer: WriteHalf<Tls>, mut queue: mpsc::Receiver<Outgoing>) -> End {
+async fn write_answers(
+    broker: Arc<Broker>,
+    session: Arc<Session>,
+    mut writer: WriteHalf<Tls>,
+    mut queue: mpsc::Receiver<Outgoing>,
+) -> End {
     let tenant = TenantLabel::of(session.tenant.id);
     while let Some(outgoing) = queue.recv().await {
         let pieces = match outgoing.answer {
@@ -240,7 +266,11 @@ async fn write_answers(broker: Arc<Broker>, session: Arc<Session>, mut writer: W
         };
         let label = TenantApi { tenant: tenant.tenant.clone(), api: outgoing.api };
         broker.metrics.requests.get_or_create(&label).inc();
-        broker.metrics.request_seconds.get_or_create(&ApiLabel { api: outgoing.api }).observe(outgoing.received.elapsed().as_secs_f64());
+        broker
+            .metrics
+            .request_seconds
+            .get_or_create(&ApiLabel { api: outgoing.api })
+            .observe(outgoing.received.elapsed().as_secs_f64());
         tracing::trace!(connection = %session.id, api = outgoing.api, micros = u64::try_from(outgoing.received.elapsed().as_micros()).unwrap_or(u64::MAX), answered = pieces.is_some(), "request done");
         let Some(pieces) = pieces else { continue };
         let bytes: usize = pieces.iter().map(Bytes::len).sum();

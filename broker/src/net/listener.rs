@@ -84,9 +84,8 @@ pub async fn serve(listener: TcpListener, broker: Arc<Broker>, mut stop: watch::
         }
     }
     drop(listener);
-    let drained = tokio::time::timeout(broker.config.limits.drain, async {
-        while connections.join_next().await.is_some() {}
-    });
+    let drained =
+        tokio::time::timeout(broker.config.limits.drain, async { while connections.join_next().await.is_some() {} });
     if drained.await.is_err() {
         tracing::warn!(open = connections.len(), "connections were cut at the end of `shutdown.drain.timeout.ms`");
     }

@@ -119,13 +119,22 @@ impl Metrics {
             registry: Registry::default(),
         };
         registry.register("requests", "Requests answered", metrics.requests.clone());
-        registry.register_with_unit("request_duration", "Time from a whole frame to its answer", Unit::Seconds, metrics.request_seconds.clone());
+        registry.register_with_unit(
+            "request_duration",
+            "Time from a whole frame to its answer",
+            Unit::Seconds,
+            metrics.request_seconds.clone(),
+        );
         registry.register_with_unit("received", "Bytes of requests", Unit::Bytes, metrics.received_bytes.clone());
         registry.register_with_unit("sent", "Bytes of answers", Unit::Bytes, metrics.sent_bytes.clone());
         registry.register("authorization_decisions", "Authorisation decisions", metrics.decisions.clone());
         registry.register("connections", "Open connections", metrics.connections.clone());
         registry.register("connection_refusals", "Connections refused or cut", metrics.refusals.clone());
-        registry.register("organisation_refused", "Organisation files refused at reload", metrics.organisation_refused.clone());
+        registry.register(
+            "organisation_refused",
+            "Organisation files refused at reload",
+            metrics.organisation_refused.clone(),
+        );
         let readings = &metrics.readings;
         for (name, help, gauge) in [
             ("kms_calls", "Calls made to the key service since start", &readings.kms_calls),
@@ -137,7 +146,11 @@ impl Metrics {
             ("segment_bytes", "Bytes of live segments", &readings.segment_bytes),
             ("segment_cache_hits", "Segment frames found in the cache since start", &readings.cache_hits),
             ("segment_cache_misses", "Segment frames read from the store since start", &readings.cache_misses),
-            ("segment_frames_refused", "Segment frames refused since start because their bytes were altered", &readings.frames_refused),
+            (
+                "segment_frames_refused",
+                "Segment frames refused since start because their bytes were altered",
+                &readings.frames_refused,
+            ),
             ("policy_epoch", "Version of the organisation in force", &readings.policy_epoch),
         ] {
             registry.register(name, help, gauge.clone());
@@ -160,12 +173,15 @@ impl Metrics {
         // Writing to a String cannot fail.
         let written = encode(&mut text, &self.registry);
         debug_assert!(written.is_ok());
-        let counters: HashSet<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+        let counters: HashSet<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
         let mut plain = String::with_capacity(text.len());
         for line in text.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
             let comment = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
             match comment.and_then(|rest| rest.split_once(' ')).filter(|(name, _)| counters.contains(name)) {
-                Some((name, rest)) => plain.push_str(&format!("{} {name}_total {rest}", line.get(..6).unwrap_or_default())),
+                Some((name, rest)) => {
+                    plain.push_str(&format!("{} {name}_total {rest}", line.get(..6).unwrap_or_default()))
+                }
                 None => plain.push_str(line),
             }
             plain.push('\n');
@@ -197,7 +213,11 @@ mod tests {
         let metrics = Metrics::new();
         metrics.refused("idle");
         let text = metrics.text();
-        for line in ["# HELP schloss_connection_refusals_total Connections refused or cut.", "# TYPE schloss_connection_refusals_total counter", "schloss_connection_refusals_total{reason=\"idle\"} 1"] {
+        for line in [
+            "# HELP schloss_connection_refusals_total Connections refused or cut.",
+            "# TYPE schloss_connection_refusals_total counter",
+            "schloss_connection_refusals_total{reason=\"idle\"} 1",
+        ] {
             assert!(text.lines().any(|present| present == line), "{line}\n{text}");
         }
         assert!(!text.contains("# EOF"));

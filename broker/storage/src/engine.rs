@@ -127,7 +127,14 @@ impl Engine {
         logs: &(dyn Fn(u32) -> std::io::Result<Box<dyn WalStore>> + Sync),
     ) -> Result<Arc<Self>, OpenError> {
         let counters = Arc::new(Counters::default());
-        let flusher = Arc::new(Flusher { objects: Arc::clone(&objects), vault: Arc::clone(&vault), metadata: Arc::clone(&metadata), cluster, keys: Mutex::default(), spare: Mutex::default() });
+        let flusher = Arc::new(Flusher {
+            objects: Arc::clone(&objects),
+            vault: Arc::clone(&vault),
+            metadata: Arc::clone(&metadata),
+            cluster,
+            keys: Mutex::default(),
+            spare: Mutex::default(),
+        });
         let swept = maintenance::sweep_orphans(&*metadata, &objects).await?;
         if swept > 0 {
             tracing::info!(swept, "segments of unfinished flushes were deleted");
@@ -136,10 +143,22 @@ impl Engine {
         let highest = partitions.values().map(|partition| partition.shard.0.saturating_add(1)).max().unwrap_or(0);
         let mut shards = Vec::new();
         for number in 0..config.shards.max(highest).max(1) {
-            let recovery = Recovery { shard: ShardId(number), cluster, metadata: &*metadata, vault: &*vault, flusher: &flusher, partitions: &partitions };
-            let mut wal = logs(number).map_err(|source| OpenError::Io { what: "the write-ahead log's folder cannot be made", source })?;
+            let recovery = Recovery {
+                shard: ShardId(number),
+                cluster,
+                metadata: &*metadata,
+                vault: &*vault,
+                flusher: &flusher,
+                partitions: &partitions,
+            };
+            let mut wal = logs(number)
+                .map_err(|source| OpenError::Io { what: "the write-ahead log's folder cannot be made", source })?;
             let recovered = recovery.run(&mut *wal).await?;
-            let own: HashMap<_, _> = partitions.iter().filter(|(_, partition)| partition.shard.0 == number).map(|(id, partition)| (*id, Arc::clone(partition))).collect();
+            let own: HashMap<_, _> = partitions
+                .iter()
+                .filter(|(_, partition)| partition.shard.0 == number)
+                .map(|(id, partition)| (*id, Arc::clone(partition)))
+                .collect();
             let shared = Arc::new(ShardShared {
                 id: ShardId(number),
                 epoch: recovered.guard.epoch,
@@ -156,7 +175,11 @@ impl Engine {
                 shared: Arc::clone(&shared),
                 cluster,
                 wal,
-                limits: ShardLimits { tail_bytes_max: config.tail_bytes_max, flush_bytes: config.flush_bytes, flush_every: config.flush_every },
+                limits: ShardLimits {
+                    tail_bytes_max: config.tail_bytes_max,
+                    flush_bytes: config.flush_bytes,
+                    flush_every: config.flush_every,
+                },
                 clock: Arc::clone(&clock),
                 vault: Arc::clone(&vault),
                 flusher: Arc::clone(&flusher),
@@ -174,7 +197,17 @@ impl Engine {
         }
         let cache = Cache::with_weighter(config.cache_bytes_max / (64 * 1024), config.cache_bytes_max as u64, ByBytes);
         let reader = Reader { objects: Arc::clone(&objects), vault, cluster, cache, counters: Arc::clone(&counters) };
-        let engine = Arc::new(Self { shards, partitions: RwLock::new(partitions), metadata, objects, clock, reader, flusher, counters, maintenance: Mutex::default() });
+        let engine = Arc::new(Self {
+            shards,
+            partitions: RwLock::new(partitions),
+            metadata,
+            objects,
+            clock,
+            reader,
+            flusher,
+            counters,
+            maintenance: Mutex::default(),
+        });
         engine.start_maintenance(config.retention_every);
         Ok(engine)
     }
@@ -209,12 +242,15 @@ impl Engine {
     /// Applies retention to every partition once.
     pub async fn apply_retention(&self) {
         let now_ms = self.clock.now_ms();
-        let all: Vec<Arc<Partition>> = self.partitions.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let all: Vec<Arc<Partition>> =
+            self.partitions.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         for handle in &self.shards {
             let starts: Vec<_> = all
                 .iter()
                 .filter(|partition| partition.shard == handle.shared.id)
-                .filter_map(|partition| maintenance::retained_from(&partition.read(), now_ms).map(|start| (partition.id, start)))
+                .filter_map(|partition| {
+                    maintenance::retained_from(&partition.read(), now_ms).map(|start| (partition.id, start))
+                })
                 .collect();
             if starts.is_empty() {
                 continue;
@@ -278,14 +314,26 @@ impl Engine {
 
     fn partition_rows(&self, row: &TopicRow, indexes: Range<i32>) -> Vec<PartitionRow> {
         let shard = self.shard_of(row.tenant).map_or(ShardId(0), |handle| handle.shared.id);
-        indexes.map(|index| PartitionRow { tenant: row.tenant, partition: PartitionId { topic: row.topic_id, index }, shard, log_start: 0 }).collect()
+        indexes
+            .map(|index| PartitionRow {
+                tenant: row.tenant,
+                partition: PartitionId { topic: row.topic_id, index },
+                shard,
+                log_start: 0,
+            })
+            .collect()
     }
 
     fn add(&self, rows: &[PartitionRow], config: LogConfig) {
         for row in rows {
             let partition = Arc::new(Partition::new(row.partition, row.tenant, row.shard, row.log_start, config));
             if let Some(handle) = self.handle(row.shard) {
-                handle.shared.partitions.lock().unwrap_or_else(PoisonError::into_inner).insert(row.partition, Arc::clone(&partition));
+                handle
+                    .shared
+                    .partitions
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(row.partition, Arc::clone(&partition));
             }
             self.partitions.write().unwrap_or_else(PoisonError::into_inner).insert(row.partition, partition);
         }
@@ -299,7 +347,9 @@ impl Engine {
         self.metadata.delete_topic(topic, self.clock.now_ms()).await?;
         for index in 0..partitions {
             let id = PartitionId { topic, index };
-            let Some(partition) = self.partitions.write().unwrap_or_else(PoisonError::into_inner).remove(&id) else { continue };
+            let Some(partition) = self.partitions.write().unwrap_or_else(PoisonError::into_inner).remove(&id) else {
+                continue;
+            };
             partition.remove();
             if let Some(handle) = self.handle(partition.shard) {
                 handle.shared.partitions.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
@@ -326,10 +376,18 @@ impl Engine {
 
     /// Hands a batch to the log. Its place in the order of the partition is fixed when this returns; the future waits
     /// until it is durable.
-    pub fn submit(&self, id: PartitionId, batch: ValidBatch, log_append_time: bool) -> impl Future<Output = Result<Appended, AppendError>> + Send + use<> {
+    pub fn submit(
+        &self,
+        id: PartitionId,
+        batch: ValidBatch,
+        log_append_time: bool,
+    ) -> impl Future<Output = Result<Appended, AppendError>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         let sent = match (self.partition(id), self.partition(id).and_then(|partition| self.handle(partition.shard))) {
-            (Some(partition), Some(handle)) => handle.commands.send(Command::Append { partition, batch, log_append_time, reply }).map_err(|_| AppendError::Stopped),
+            (Some(partition), Some(handle)) => handle
+                .commands
+                .send(Command::Append { partition, batch, log_append_time, reply })
+                .map_err(|_| AppendError::Stopped),
             _ => Err(AppendError::UnknownPartition),
         };
         async move {
@@ -339,11 +397,17 @@ impl Engine {
     }
 
     /// Stores state of a tenant, all records in one entry. Their order among calls is fixed when this returns.
-    pub fn put_state(&self, tenant: TenantId, records: Vec<StateRecord>) -> impl Future<Output = Result<(), AppendError>> + Send + use<> {
+    pub fn put_state(
+        &self,
+        tenant: TenantId,
+        records: Vec<StateRecord>,
+    ) -> impl Future<Output = Result<(), AppendError>> + Send + use<> {
         debug_assert!(records.iter().all(|record| record.key.first().is_some_and(|kind| *kind != OWN_STATE)));
         let (reply, answer) = oneshot::channel();
         let sent = match self.shard_of(tenant) {
-            Some(handle) => handle.commands.send(Command::State { tenant, records, reply }).map_err(|_| AppendError::Stopped),
+            Some(handle) => {
+                handle.commands.send(Command::State { tenant, records, reply }).map_err(|_| AppendError::Stopped)
+            }
             None => Err(AppendError::Stopped),
         };
         async move {
@@ -358,14 +422,22 @@ impl Engine {
         let Some(handle) = self.shard_of(tenant) else { return Vec::new() };
         let states = handle.shared.states();
         let live = states.live.get(&tenant).into_iter().flatten();
-        live.filter(|(key, _)| key.first() != Some(&OWN_STATE)).map(|(key, value)| (key.clone(), value.clone())).collect()
+        live.filter(|(key, _)| key.first() != Some(&OWN_STATE))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
     }
 
     /// Reads whole batches from the one that holds `offset`: at most `bytes_max` bytes, or one batch when `at_least_one`.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub async fn read(&self, id: PartitionId, offset: i64, bytes_max: usize, at_least_one: bool) -> Result<Read, ReadError> {
+    pub async fn read(
+        &self,
+        id: PartitionId,
+        offset: i64,
+        bytes_max: usize,
+        at_least_one: bool,
+    ) -> Result<Read, ReadError> {
         let partition = self.partition(id).ok_or(ReadError::UnknownPartition)?;
         self.reader.read(&partition, offset, bytes_max, at_least_one).await
     }
@@ -425,13 +497,22 @@ impl Engine {
         let partition = self.partition(id).ok_or(ReadError::UnknownPartition)?;
         let (parts, tail, log_start) = snapshot(&partition);
         for part in parts.iter().filter(|part| part.row.max_timestamp >= timestamp) {
-            let found = self.find_in_part(id, part, log_start, |frame| frame >= timestamp, |bytes| batch::find_time(bytes, timestamp, LOOKUP_BUDGET)).await?;
+            let found = self
+                .find_in_part(
+                    id,
+                    part,
+                    log_start,
+                    |frame| frame >= timestamp,
+                    |bytes| batch::find_time(bytes, timestamp, LOOKUP_BUDGET),
+                )
+                .await?;
             if found.is_some() {
                 return Ok(found);
             }
         }
         for bytes in tail.iter().filter(|batch| batch.max_timestamp >= timestamp) {
-            let found = batch::find_time(&whole(bytes), timestamp, LOOKUP_BUDGET).map_err(|error| ReadError::Storage(error.to_string()))?;
+            let found = batch::find_time(&whole(bytes), timestamp, LOOKUP_BUDGET)
+                .map_err(|error| ReadError::Storage(error.to_string()))?;
             if let Some(found) = found.filter(|found| found.offset >= log_start) {
                 return Ok(Some((found.offset, found.timestamp)));
             }
@@ -446,16 +527,26 @@ impl Engine {
     pub async fn max_timestamp(&self, id: PartitionId) -> Result<Option<(i64, i64)>, ReadError> {
         let partition = self.partition(id).ok_or(ReadError::UnknownPartition)?;
         let (parts, tail, log_start) = snapshot(&partition);
-        let largest = parts.iter().map(|part| part.row.max_timestamp).chain(tail.iter().map(|batch| batch.max_timestamp)).max();
+        let largest =
+            parts.iter().map(|part| part.row.max_timestamp).chain(tail.iter().map(|batch| batch.max_timestamp)).max();
         let Some(largest) = largest.filter(|largest| *largest >= 0) else { return Ok(None) };
         for part in parts.iter().filter(|part| part.row.max_timestamp == largest) {
-            let found = self.find_in_part(id, part, log_start, |frame| frame == largest, |bytes| batch::find_time(bytes, largest, LOOKUP_BUDGET)).await?;
+            let found = self
+                .find_in_part(
+                    id,
+                    part,
+                    log_start,
+                    |frame| frame == largest,
+                    |bytes| batch::find_time(bytes, largest, LOOKUP_BUDGET),
+                )
+                .await?;
             if found.is_some() {
                 return Ok(found);
             }
         }
         for bytes in tail.iter().filter(|batch| batch.max_timestamp == largest) {
-            let found = batch::latest_time(&whole(bytes), LOOKUP_BUDGET).map_err(|error| ReadError::Storage(error.to_string()))?;
+            let found = batch::latest_time(&whole(bytes), LOOKUP_BUDGET)
+                .map_err(|error| ReadError::Storage(error.to_string()))?;
             if let Some(found) = found {
                 return Ok(Some((found.offset, found.timestamp)));
             }
@@ -473,7 +564,11 @@ impl Engine {
     ) -> Result<Option<(i64, i64)>, ReadError> {
         let opened = part.segment.open(&*self.objects, &*self.reader.vault, self.reader.cluster).await?;
         let frames = opened.index.get(&id).map(Vec::as_slice).unwrap_or_default();
-        let in_part = frames.iter().filter(|frame| frame.first_offset >= part.row.first_offset && frame.first_offset < part.row.next_offset && wanted(frame.max_timestamp));
+        let in_part = frames.iter().filter(|frame| {
+            frame.first_offset >= part.row.first_offset
+                && frame.first_offset < part.row.next_offset
+                && wanted(frame.max_timestamp)
+        });
         for frame in in_part {
             for (_, plain) in self.reader.open_frames(id, &part.segment, &opened, std::slice::from_ref(frame)).await? {
                 for stored in batch::split(plain) {
@@ -611,11 +706,17 @@ fn snapshot(partition: &Partition) -> (Vec<Part>, Vec<crate::partition::TailBatc
 async fn load_partitions(metadata: &dyn Metadata) -> Result<HashMap<PartitionId, Arc<Partition>>, OpenError> {
     let mut partitions = HashMap::new();
     for row in metadata.partitions().await? {
-        partitions.insert(row.partition, Arc::new(Partition::new(row.partition, row.tenant, row.shard, row.log_start, LogConfig::default())));
+        partitions.insert(
+            row.partition,
+            Arc::new(Partition::new(row.partition, row.tenant, row.shard, row.log_start, LogConfig::default())),
+        );
     }
-    let segments: HashMap<[u8; 32], Arc<Segment>> = metadata.segments().await?.into_iter().map(|row| (row.object_id, Arc::new(Segment::new(row)))).collect();
+    let segments: HashMap<[u8; 32], Arc<Segment>> =
+        metadata.segments().await?.into_iter().map(|row| (row.object_id, Arc::new(Segment::new(row)))).collect();
     for row in metadata.parts().await? {
-        let (Some(partition), Some(segment)) = (partitions.get(&row.partition), segments.get(&row.object_id)) else { continue };
+        let (Some(partition), Some(segment)) = (partitions.get(&row.partition), segments.get(&row.object_id)) else {
+            continue;
+        };
         let mut inner = partition.write();
         inner.high_watermark = inner.high_watermark.max(row.next_offset);
         inner.parts.push_back(Part { row, segment: Arc::clone(segment) });

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use object_store::memory::InMemory;
 use object_store::ObjectStore;
+use object_store::memory::InMemory;
 use proptest::prelude::*;
 use schloss_core::{Clock, ClusterId, ManualClock, PartitionId, TenantId, TopicId};
 use schloss_crypto::testing::TestVault;
@@ -172,7 +172,8 @@ impl World {
 
 async fn topic(engine: &Engine, owner: TenantId, number: u8) -> PartitionId {
     let topic_id = TopicId::from_bytes([number; 16]);
-    let row = TopicRow { tenant: owner, topic_id, name_index: [number; 32], sealed: vec![1], partitions: 1, created_ms: 1 };
+    let row =
+        TopicRow { tenant: owner, topic_id, name_index: [number; 32], sealed: vec![1], partitions: 1, created_ms: 1 };
     engine.create_topic(row, LogConfig::default()).await.unwrap();
     PartitionId { topic: topic_id, index: 0 }
 }
@@ -297,7 +298,11 @@ async fn batches_held_by_a_full_tail_keep_their_order() {
     let partition = topic(&engine, tenant(1), 1).await;
     let mut submitted = Vec::new();
     for n in 0..6_000_u16 {
-        submitted.push(engine.submit(partition, batch(1, &[n.to_be_bytes().as_slice(), &[0; 500]].concat(), None), false));
+        submitted.push(engine.submit(
+            partition,
+            batch(1, &[n.to_be_bytes().as_slice(), &[0; 500]].concat(), None),
+            false,
+        ));
         // So that batches come while others are held and a flush ends.
         tokio::task::yield_now().await;
     }
@@ -394,12 +399,24 @@ async fn missing_log_is_refused_and_not_taken_for_an_empty_one() {
 #[derive(Clone, Debug)]
 enum Step {
     /// So many batches in flight at once, of one idempotent producer.
-    Put { batches: usize, records: usize, bytes: usize },
+    Put {
+        batches: usize,
+        records: usize,
+        bytes: usize,
+    },
     /// A row of state.
-    State { key: u8, value: u8 },
+    State {
+        key: u8,
+        value: u8,
+    },
     Flush,
-    Delete { percent: u8 },
-    Fault { after: u64, fault: Fault },
+    Delete {
+        percent: u8,
+    },
+    Fault {
+        after: u64,
+        fault: Fault,
+    },
     FullDisk(bool),
     Denied(bool),
     Crash,
@@ -553,7 +570,8 @@ impl Truth {
             .map(|(offset, _, payload)| (*offset, payload.clone()))
             .collect();
         assert_eq!(stored(engine, partition).await, expected);
-        let state: BTreeMap<u8, u8> = engine.state(tenant(1)).into_iter().map(|(key, value)| (key[1], value[0])).collect();
+        let state: BTreeMap<u8, u8> =
+            engine.state(tenant(1)).into_iter().map(|(key, value)| (key[1], value[0])).collect();
         for (key, may_be) in &self.state {
             assert!(may_be.contains(&state.get(key).copied()), "state {key}: {:?} of {may_be:?}", state.get(key));
         }

@@ -41,8 +41,17 @@ pub struct FlushDone {
 impl FlushPlan {
     /// Called between entries by the shard's thread, so that everything agrees with the checkpoint.
     pub fn gather(shared: &Arc<ShardShared>, checkpoint: (u64, u64), now_ms: i64) -> Self {
-        let mut plan = Self { shared: Arc::clone(shared), checkpoint, now_ms, tails: HashMap::new(), state: Vec::new(), producers: Vec::new(), oldest: std::mem::take(&mut *shared.oldest()) };
-        let partitions: Vec<Arc<Partition>> = shared.partitions.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let mut plan = Self {
+            shared: Arc::clone(shared),
+            checkpoint,
+            now_ms,
+            tails: HashMap::new(),
+            state: Vec::new(),
+            producers: Vec::new(),
+            oldest: std::mem::take(&mut *shared.oldest()),
+        };
+        let partitions: Vec<Arc<Partition>> =
+            shared.partitions.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         for partition in partitions {
             let inner = partition.read();
             let batches: Vec<TailBatch> = inner.tail.iter().cloned().collect();
@@ -50,7 +59,11 @@ impl FlushPlan {
             drop(inner);
             let mut writer = partition.writer();
             if std::mem::take(&mut writer.producers_dirty) {
-                plan.state.push((partition.tenant, own_key(STATE_PRODUCERS, &partition), Some(writer.producers.to_bytes().into())));
+                plan.state.push((
+                    partition.tenant,
+                    own_key(STATE_PRODUCERS, &partition),
+                    Some(writer.producers.to_bytes().into()),
+                ));
                 plan.producers.push(Arc::clone(&partition));
             }
             drop(writer);
@@ -71,7 +84,9 @@ impl FlushPlan {
     /// What was taken up of some tenants is due again.
     fn give_back(&self, of: impl Fn(TenantId) -> bool) {
         let mut states = self.shared.states();
-        for (tenant, key, _) in self.state.iter().filter(|(tenant, key, _)| of(*tenant) && !key.starts_with(&[OWN_STATE, STATE_PRODUCERS])) {
+        for (tenant, key, _) in
+            self.state.iter().filter(|(tenant, key, _)| of(*tenant) && !key.starts_with(&[OWN_STATE, STATE_PRODUCERS]))
+        {
             states.dirty.insert((*tenant, key.clone()));
         }
         drop(states);
@@ -127,7 +142,8 @@ impl Flusher {
     async fn commit(&self, plan: &FlushPlan) -> Result<FlushDone, String> {
         let mut commit = FlushCommit { checkpoint: plan.checkpoint, ..FlushCommit::default() };
         let mut left: HashMap<TenantId, String> = HashMap::new();
-        let tenants: HashSet<TenantId> = plan.tails.keys().copied().chain(plan.state.iter().map(|(tenant, _, _)| *tenant)).collect();
+        let tenants: HashSet<TenantId> =
+            plan.tails.keys().copied().chain(plan.state.iter().map(|(tenant, _, _)| *tenant)).collect();
         for tenant in tenants {
             // A tenant whose key is refused keeps its tail; the others' are not held up by it.
             match self.share(plan, tenant).await {
@@ -185,20 +201,33 @@ impl Flusher {
         }
     }
 
-    async fn put_segment(&self, plan: &FlushPlan, tenant: TenantId, tails: &[(Arc<Partition>, i64, Vec<TailBatch>)]) -> Result<(SegmentRow, Vec<PartRow>), String> {
+    async fn put_segment(
+        &self,
+        plan: &FlushPlan,
+        tenant: TenantId,
+        tails: &[(Arc<Partition>, i64, Vec<TailBatch>)],
+    ) -> Result<(SegmentRow, Vec<PartRow>), String> {
         let segment_id: [u8; 16] = random_array();
-        let context = EncryptionContext { cluster: self.cluster.to_bytes(), tenant: tenant.to_bytes(), purpose: Purpose::Segment { segment: segment_id } };
+        let context = EncryptionContext {
+            cluster: self.cluster.to_bytes(),
+            tenant: tenant.to_bytes(),
+            purpose: Purpose::Segment { segment: segment_id },
+        };
         let (key, wrapped) = self.vault.generate(&context).await.map_err(|error| error.to_string())?;
         let build = Build {
             tenant,
             cluster: self.cluster,
             writer_epoch: plan.shared.epoch,
             now_ms: plan.now_ms,
-            partitions: tails.iter().map(|(partition, part_bytes_max, batches)| (partition.id, *part_bytes_max, batches.clone())).collect(),
+            partitions: tails
+                .iter()
+                .map(|(partition, part_bytes_max, batches)| (partition.id, *part_bytes_max, batches.clone()))
+                .collect(),
         };
         let spare = std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner));
         let built = tokio::task::spawn_blocking(move || segment::build(&build, spare, segment_id, &key, &wrapped));
-        let Built { sealed, row, parts } = built.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let Built { sealed, row, parts } =
+            built.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         let path = object_path(tenant, &row.object_id);
         let bytes = Bytes::from(sealed.bytes);
         self.objects.put(&path, PutPayload::from(bytes.clone())).await.map_err(|error| error.to_string())?;
@@ -254,9 +283,12 @@ pub fn state_binding(tenant: TenantId, key_index: &[u8; 32]) -> Vec<u8> {
 
 /// The committed segments take the place of the tails they were made from.
 fn show(plan: &FlushPlan, segments: &[SegmentRow], parts: &[PartRow]) {
-    let segments: HashMap<[u8; 32], Arc<Segment>> = segments.iter().map(|row| (row.object_id, Arc::new(Segment::new(row.clone())))).collect();
+    let segments: HashMap<[u8; 32], Arc<Segment>> =
+        segments.iter().map(|row| (row.object_id, Arc::new(Segment::new(row.clone())))).collect();
     let flushed: HashSet<TenantId> = segments.values().map(|segment| segment.row.tenant).collect();
-    for (partition, _, batches) in plan.tails.values().flatten().filter(|(partition, _, _)| flushed.contains(&partition.tenant)) {
+    for (partition, _, batches) in
+        plan.tails.values().flatten().filter(|(partition, _, _)| flushed.contains(&partition.tenant))
+    {
         let mut inner = partition.write();
         let log_start = inner.log_start;
         for part in parts.iter().filter(|part| part.partition == partition.id && part.next_offset > log_start) {

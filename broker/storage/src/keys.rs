@@ -24,7 +24,13 @@ pub enum KeyTrouble {
 ///
 /// # Errors
 /// [`KeyTrouble`].
-pub async fn stored_key(metadata: &dyn Metadata, vault: &dyn KeyVault, cluster: ClusterId, tenant: [u8; 16], purpose: Purpose) -> Result<Arc<DataKey>, KeyTrouble> {
+pub async fn stored_key(
+    metadata: &dyn Metadata,
+    vault: &dyn KeyVault,
+    cluster: ClusterId,
+    tenant: [u8; 16],
+    purpose: Purpose,
+) -> Result<Arc<DataKey>, KeyTrouble> {
     let context = EncryptionContext { cluster: cluster.to_bytes(), tenant, purpose };
     if let Some(row) = metadata.keys(tenant, purpose.name()).await?.pop() {
         return Ok(vault.open(&context, &WrappedKey::from_bytes(&row.wrapped)?).await?);
@@ -49,8 +55,14 @@ impl TenantKeys {
     ///
     /// # Errors
     /// [`KeyTrouble`].
-    pub async fn open(metadata: &dyn Metadata, vault: &dyn KeyVault, cluster: ClusterId, tenant: TenantId) -> Result<Self, KeyTrouble> {
-        let sealing = stored_key(metadata, vault, cluster, tenant.to_bytes(), Purpose::Metadata { generation: 0 }).await?;
+    pub async fn open(
+        metadata: &dyn Metadata,
+        vault: &dyn KeyVault,
+        cluster: ClusterId,
+        tenant: TenantId,
+    ) -> Result<Self, KeyTrouble> {
+        let sealing =
+            stored_key(metadata, vault, cluster, tenant.to_bytes(), Purpose::Metadata { generation: 0 }).await?;
         let index = stored_key(metadata, vault, cluster, tenant.to_bytes(), Purpose::Index).await?;
         Ok(Self { metadata: sealing, index: Arc::new(IndexKey::new(&index)) })
     }

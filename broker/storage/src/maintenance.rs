@@ -13,7 +13,11 @@ use crate::segment::object_path;
 
 /// Where retention moves a partition's log start to, if anywhere.
 pub fn retained_from(inner: &Inner, now_ms: i64) -> Option<i64> {
-    let by_age = if inner.config.retention_ms >= 0 { expired_until(inner, now_ms.saturating_sub(inner.config.retention_ms)) } else { None };
+    let by_age = if inner.config.retention_ms >= 0 {
+        expired_until(inner, now_ms.saturating_sub(inner.config.retention_ms))
+    } else {
+        None
+    };
     let by_size = u64::try_from(inner.config.retention_bytes).ok().and_then(|max| oversized_until(inner, max));
     by_age.max(by_size).filter(|start| *start > inner.log_start)
 }
@@ -56,7 +60,11 @@ pub fn apply_start(partition: &Partition, start: i64) -> usize {
 }
 
 /// Erases objects that no partition needs any more.
-pub async fn erase_garbage(metadata: &dyn Metadata, objects: &dyn ObjectStore, before_ms: i64) -> Result<usize, MetadataError> {
+pub async fn erase_garbage(
+    metadata: &dyn Metadata,
+    objects: &dyn ObjectStore,
+    before_ms: i64,
+) -> Result<usize, MetadataError> {
     let mut erased = Vec::new();
     for row in metadata.garbage(before_ms).await? {
         match objects.delete(&object_path(row.tenant, &row.object_id)).await {
@@ -73,7 +81,8 @@ pub async fn erase_garbage(metadata: &dyn Metadata, objects: &dyn ObjectStore, b
 
 /// Deletes objects that no row names: flushes that did not come to their commit. Only at start, before anything is written.
 pub async fn sweep_orphans(metadata: &dyn Metadata, objects: &Arc<dyn ObjectStore>) -> Result<usize, MetadataError> {
-    let mut known: HashSet<Path> = metadata.segments().await?.iter().map(|row| object_path(row.tenant, &row.object_id)).collect();
+    let mut known: HashSet<Path> =
+        metadata.segments().await?.iter().map(|row| object_path(row.tenant, &row.object_id)).collect();
     known.extend(metadata.garbage(i64::MAX).await?.iter().map(|row| object_path(row.tenant, &row.object_id)));
     let listed: Vec<_> = match objects.list(Some(&Path::from("seg"))).try_collect().await {
         Ok(listed) => listed,

@@ -132,7 +132,15 @@ impl Partition {
     pub fn new(id: PartitionId, tenant: TenantId, shard: ShardId, log_start: i64, config: LogConfig) -> Self {
         let inner = Inner { log_start, high_watermark: log_start, config, ..Inner::default() };
         let writer = Writer { next_offset: log_start, ..Writer::default() };
-        Self { id, tenant, shard, inner: RwLock::new(inner), writer: Mutex::new(writer), watchers: Mutex::default(), removed: AtomicBool::new(false) }
+        Self {
+            id,
+            tenant,
+            shard,
+            inner: RwLock::new(inner),
+            writer: Mutex::new(writer),
+            watchers: Mutex::default(),
+            removed: AtomicBool::new(false),
+        }
     }
 
     pub fn read(&self) -> RwLockReadGuard<'_, Inner> {

@@ -76,7 +76,8 @@ impl Producers {
         if batch.epoch > producer.epoch {
             return if batch.base_sequence == 0 { Ok(Check::Append) } else { Err(AppendError::OutOfOrderSequence) };
         }
-        let same = |old: &&Remembered| old.base_sequence == batch.base_sequence && old.last_sequence == batch.last_sequence();
+        let same =
+            |old: &&Remembered| old.base_sequence == batch.base_sequence && old.last_sequence == batch.last_sequence();
         if let Some(old) = producer.batches.iter().find(same) {
             return Ok(Check::Duplicate(*old));
         }
@@ -84,7 +85,12 @@ impl Producers {
             None if producer.awaited.is_none_or(|awaited| awaited == batch.base_sequence) => Ok(Check::Append),
             None => Err(AppendError::OutOfOrderSequence),
             Some(last) if add_sequence(last.last_sequence, 1) == batch.base_sequence => Ok(Check::Append),
-            Some(last) if batch.last_sequence() <= last.last_sequence && producer.batches.front().is_some_and(|first| batch.last_sequence() < first.base_sequence) => Err(AppendError::DuplicateSequence),
+            Some(last)
+                if batch.last_sequence() <= last.last_sequence
+                    && producer.batches.front().is_some_and(|first| batch.last_sequence() < first.base_sequence) =>
+            {
+                Err(AppendError::DuplicateSequence)
+            }
             Some(_) => Err(AppendError::OutOfOrderSequence),
         }
     }
@@ -93,18 +99,31 @@ impl Producers {
     pub fn append(&mut self, batch: &Numbered, base_offset: i64, appended_ms: i64) -> Option<Producer> {
         let old = self.by_id.get(&batch.producer_id).cloned();
         if old.is_none() && self.by_id.len() >= PRODUCERS_MAX {
-            let oldest = self.by_id.iter().min_by_key(|(_, producer)| producer.batches.back().map_or(0, |last| last.appended_ms)).map(|(id, _)| *id);
+            let oldest = self
+                .by_id
+                .iter()
+                .min_by_key(|(_, producer)| producer.batches.back().map_or(0, |last| last.appended_ms))
+                .map(|(id, _)| *id);
             if let Some(id) = oldest {
                 self.by_id.remove(&id);
             }
         }
-        let producer = self.by_id.entry(batch.producer_id).or_insert_with(|| Producer { epoch: batch.epoch, batches: VecDeque::new(), awaited: None });
+        let producer = self.by_id.entry(batch.producer_id).or_insert_with(|| Producer {
+            epoch: batch.epoch,
+            batches: VecDeque::new(),
+            awaited: None,
+        });
         producer.awaited = None;
         if producer.epoch != batch.epoch {
             producer.epoch = batch.epoch;
             producer.batches.clear();
         }
-        producer.batches.push_back(Remembered { base_sequence: batch.base_sequence, last_sequence: batch.last_sequence(), base_offset, appended_ms });
+        producer.batches.push_back(Remembered {
+            base_sequence: batch.base_sequence,
+            last_sequence: batch.last_sequence(),
+            base_offset,
+            appended_ms,
+        });
         while producer.batches.len() > REMEMBERED {
             producer.batches.pop_front();
         }
@@ -114,7 +133,8 @@ impl Producers {
     /// A batch was refused for a passing reason: a producer of which nothing is known must begin with it.
     pub fn expect(&mut self, batch: &Numbered) {
         if self.by_id.len() < PRODUCERS_MAX {
-            let fresh = || Producer { epoch: batch.epoch, batches: VecDeque::new(), awaited: Some(batch.base_sequence) };
+            let fresh =
+                || Producer { epoch: batch.epoch, batches: VecDeque::new(), awaited: Some(batch.base_sequence) };
             self.by_id.entry(batch.producer_id).or_insert_with(fresh);
         }
     }
@@ -140,7 +160,8 @@ impl Producers {
     /// sequence i32, base offset i64, appended i64.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![1];
-        let mut ids: Vec<_> = self.by_id.iter().filter(|(_, producer)| !producer.batches.is_empty()).map(|(id, _)| *id).collect();
+        let mut ids: Vec<_> =
+            self.by_id.iter().filter(|(_, producer)| !producer.batches.is_empty()).map(|(id, _)| *id).collect();
         bytes.extend_from_slice(&u32::try_from(ids.len()).unwrap_or(u32::MAX).to_be_bytes());
         ids.sort_unstable();
         for id in ids {
@@ -188,7 +209,8 @@ impl Producers {
 /// Sequence numbers wrap from the largest i32 to 0 (KIP-98).
 pub fn add_sequence(sequence: i32, by: i32) -> i32 {
     let sum = i64::from(sequence).saturating_add(i64::from(by));
-    let wrapped = if sum > i64::from(i32::MAX) { sum.saturating_sub(i64::from(i32::MAX)).saturating_sub(1) } else { sum };
+    let wrapped =
+        if sum > i64::from(i32::MAX) { sum.saturating_sub(i64::from(i32::MAX)).saturating_sub(1) } else { sum };
     i32::try_from(wrapped).unwrap_or(0)
 }
 

@@ -61,7 +61,13 @@ enum Source {
 
 impl Reader {
     /// Reads whole batches from the one that holds `offset`, at most `bytes_max` bytes, or one batch when `at_least_one`.
-    pub async fn read(&self, partition: &Partition, offset: i64, bytes_max: usize, at_least_one: bool) -> Result<Read, ReadError> {
+    pub async fn read(
+        &self,
+        partition: &Partition,
+        offset: i64,
+        bytes_max: usize,
+        at_least_one: bool,
+    ) -> Result<Read, ReadError> {
         let mut read = Read::default();
         let mut next = offset;
         let mut left = bytes_max;
@@ -75,7 +81,8 @@ impl Reader {
                     return Ok(read);
                 }
                 Source::Part(part) => {
-                    let (bytes, behind) = self.read_part(partition.id, &part, next, left, at_least_one, &mut read.records).await?;
+                    let (bytes, behind) =
+                        self.read_part(partition.id, &part, next, left, at_least_one, &mut read.records).await?;
                     if bytes == 0 || behind < part.row.next_offset {
                         return Ok(read);
                     }
@@ -87,19 +94,39 @@ impl Reader {
         }
     }
 
-    async fn read_part(&self, partition: PartitionId, part: &Part, offset: i64, bytes_max: usize, at_least_one: bool, out: &mut Vec<Bytes>) -> Result<(usize, i64), ReadError> {
+    async fn read_part(
+        &self,
+        partition: PartitionId,
+        part: &Part,
+        offset: i64,
+        bytes_max: usize,
+        at_least_one: bool,
+        out: &mut Vec<Bytes>,
+    ) -> Result<(usize, i64), ReadError> {
         let opened = part.segment.open(&*self.objects, &*self.vault, self.cluster).await?;
-        let frames = opened.index.get(&partition).ok_or_else(|| ReadError::Storage("a segment lacks a partition its row names".to_owned()))?;
+        let frames = opened
+            .index
+            .get(&partition)
+            .ok_or_else(|| ReadError::Storage("a segment lacks a partition its row names".to_owned()))?;
         let mut taken = 0_usize;
         let mut behind = offset;
         let from = frames.partition_point(|frame| frame.last_offset < offset);
         let mut wanted = frames.get(from..).unwrap_or_default();
         // Frames of parts that retention removed are still in the object; the part's range decides.
-        wanted = wanted.get(..wanted.partition_point(|frame| frame.first_offset < part.row.next_offset)).unwrap_or_default();
+        wanted =
+            wanted.get(..wanted.partition_point(|frame| frame.first_offset < part.row.next_offset)).unwrap_or_default();
         while !wanted.is_empty() {
             let run = run_of(wanted, bytes_max.saturating_sub(taken));
-            for (frame, plain) in self.open_frames(partition, &part.segment, &opened, wanted.get(..run).unwrap_or_default()).await? {
-                let (bytes, until, full) = take_batches(&plain, offset.max(frame.first_offset), bytes_max.saturating_sub(taken), at_least_one && taken == 0, out)?;
+            for (frame, plain) in
+                self.open_frames(partition, &part.segment, &opened, wanted.get(..run).unwrap_or_default()).await?
+            {
+                let (bytes, until, full) = take_batches(
+                    &plain,
+                    offset.max(frame.first_offset),
+                    bytes_max.saturating_sub(taken),
+                    at_least_one && taken == 0,
+                    out,
+                )?;
                 taken = taken.saturating_add(bytes);
                 behind = until.unwrap_or(behind);
                 if full {
@@ -112,9 +139,17 @@ impl Reader {
     }
 
     /// Opens neighbouring frames: those in the cache, and the others with one read of the store.
-    pub async fn open_frames<'a>(&self, partition: PartitionId, segment: &Segment, opened: &Opened, frames: &'a [Frame]) -> Result<Vec<(&'a Frame, Bytes)>, ReadError> {
-        let cached: Vec<Option<Bytes>> = frames.iter().map(|frame| self.cache.get(&(segment.row.object_id, frame.place.number))).collect();
-        let missing: Vec<&Frame> = frames.iter().zip(&cached).filter(|(_, hit)| hit.is_none()).map(|(frame, _)| frame).collect();
+    pub async fn open_frames<'a>(
+        &self,
+        partition: PartitionId,
+        segment: &Segment,
+        opened: &Opened,
+        frames: &'a [Frame],
+    ) -> Result<Vec<(&'a Frame, Bytes)>, ReadError> {
+        let cached: Vec<Option<Bytes>> =
+            frames.iter().map(|frame| self.cache.get(&(segment.row.object_id, frame.place.number))).collect();
+        let missing: Vec<&Frame> =
+            frames.iter().zip(&cached).filter(|(_, hit)| hit.is_none()).map(|(frame, _)| frame).collect();
         Counters::add(&self.counters.cache_hits, (frames.len().saturating_sub(missing.len())) as u64);
         Counters::add(&self.counters.cache_misses, missing.len() as u64);
         let (Some(first), Some(last)) = (missing.first(), missing.last()) else {
@@ -122,7 +157,11 @@ impl Reader {
         };
         let start = first.place.position;
         let end = last.place.position.saturating_add(u64::from(last.place.sealed_len));
-        let bytes = self.objects.get_range(&segment.path, start..end).await.map_err(|error| ReadError::Storage(error.to_string()))?;
+        let bytes = self
+            .objects
+            .get_range(&segment.path, start..end)
+            .await
+            .map_err(|error| ReadError::Storage(error.to_string()))?;
         let mut all = Vec::with_capacity(frames.len());
         for (frame, hit) in frames.iter().zip(cached) {
             let plain = match hit {
@@ -134,7 +173,15 @@ impl Reader {
         Ok(all)
     }
 
-    fn open_frame(&self, partition: PartitionId, segment: &Segment, opened: &Opened, frame: &Frame, bytes: &Bytes, start: u64) -> Result<Bytes, ReadError> {
+    fn open_frame(
+        &self,
+        partition: PartitionId,
+        segment: &Segment,
+        opened: &Opened,
+        frame: &Frame,
+        bytes: &Bytes,
+        start: u64,
+    ) -> Result<Bytes, ReadError> {
         let at = usize::try_from(frame.place.position.saturating_sub(start)).unwrap_or(usize::MAX);
         let until = at.saturating_add(usize::try_from(frame.place.sealed_len).unwrap_or(usize::MAX));
         let sealed = bytes.get(at..until).ok_or_else(|| ReadError::Storage("a segment was cut".to_owned()))?;
@@ -164,7 +211,13 @@ fn run_of(frames: &[Frame], bytes_max: usize) -> usize {
 }
 
 /// Takes batches from a frame while they fit; returns bytes taken, the offset behind the last one, and whether to stop.
-fn take_batches(plain: &Bytes, offset: i64, bytes_max: usize, at_least_one: bool, out: &mut Vec<Bytes>) -> Result<(usize, Option<i64>, bool), ReadError> {
+fn take_batches(
+    plain: &Bytes,
+    offset: i64,
+    bytes_max: usize,
+    at_least_one: bool,
+    out: &mut Vec<Bytes>,
+) -> Result<(usize, Option<i64>, bool), ReadError> {
     let (mut start, mut end, mut position) = (None, 0_usize, 0_usize);
     let mut until = None;
     let mut full = false;
@@ -196,7 +249,13 @@ fn take_batches(plain: &Bytes, offset: i64, bytes_max: usize, at_least_one: bool
 }
 
 /// Finds where `offset` is and, for the tail, takes the batches at once under the lock.
-fn locate(partition: &Partition, offset: i64, bytes_max: usize, at_least_one: bool, read: &mut Read) -> Result<Source, ReadError> {
+fn locate(
+    partition: &Partition,
+    offset: i64,
+    bytes_max: usize,
+    at_least_one: bool,
+    read: &mut Read,
+) -> Result<Source, ReadError> {
     if partition.is_removed() {
         return Err(ReadError::UnknownPartition);
     }
@@ -207,7 +266,11 @@ fn locate(partition: &Partition, offset: i64, bytes_max: usize, at_least_one: bo
         if !read.records.is_empty() {
             return Ok(Source::Nothing);
         }
-        return Err(ReadError::OffsetOutOfRange { offset, log_start: inner.log_start, high_watermark: inner.high_watermark });
+        return Err(ReadError::OffsetOutOfRange {
+            offset,
+            log_start: inner.log_start,
+            high_watermark: inner.high_watermark,
+        });
     }
     if offset == inner.high_watermark {
         return Ok(Source::Nothing);

@@ -47,11 +47,22 @@ impl Recovery<'_> {
         let sealed_before: HashMap<u64, u64> = self.metadata.sealed_epochs(self.shard).await?.into_iter().collect();
 
         // A lost folder must not pass for an empty log: the checkpoint's file is kept, and every later epoch's.
-        let known = sealed_before.keys().copied().chain([row.checkpoint.0]).filter(|epoch| *epoch >= row.checkpoint.0.max(1));
+        let known =
+            sealed_before.keys().copied().chain([row.checkpoint.0]).filter(|epoch| *epoch >= row.checkpoint.0.max(1));
         if let Some(missing) = known.filter(|epoch| !epochs.contains(epoch)).min() {
-            return Err(self.damaged(missing, 1, "the epoch's files are missing: put them back, or restore the whole data folder"));
+            return Err(self.damaged(
+                missing,
+                1,
+                "the epoch's files are missing: put them back, or restore the whole data folder",
+            ));
         }
-        let mut replayed = Replayed { states: self.load_states().await?, keys: HashMap::new(), last_digest: [0; 32], tail_bytes: 0, oldest: HashMap::new() };
+        let mut replayed = Replayed {
+            states: self.load_states().await?,
+            keys: HashMap::new(),
+            last_digest: [0; 32],
+            tail_bytes: 0,
+            oldest: HashMap::new(),
+        };
         let mut sealed = Vec::new();
         for epoch in epochs.into_iter().filter(|epoch| *epoch >= row.checkpoint.0) {
             let after = if epoch == row.checkpoint.0 { row.checkpoint.1 } else { 0 };
@@ -61,11 +72,24 @@ impl Recovery<'_> {
             }
             let end = self.replay_epoch(epoch, after, replay.entries, &mut replayed).await?;
             if sealed_before.get(&epoch).is_some_and(|sealed| *sealed != end) {
-                return Err(self.damaged(epoch, end.saturating_add(1), "the epoch ended further on when it was sealed"));
+                return Err(self.damaged(
+                    epoch,
+                    end.saturating_add(1),
+                    "the epoch ended further on when it was sealed",
+                ));
             }
             sealed.push((epoch, end));
         }
-        let opening = Header { kind: Kind::Opening, shard: self.shard.0, epoch: row.epoch, seq: 1, writer, previous: replayed.last_digest, body_bytes: 0, body_crc: crc32c(&[]) };
+        let opening = Header {
+            kind: Kind::Opening,
+            shard: self.shard.0,
+            epoch: row.epoch,
+            seq: 1,
+            writer,
+            previous: replayed.last_digest,
+            body_bytes: 0,
+            body_crc: crc32c(&[]),
+        };
         wal.create(row.epoch, 1, &opening.to_bytes()).map_err(|error| OpenError::Io {
             what: "the write-ahead log cannot be opened for writing",
             source: match error {
@@ -74,7 +98,13 @@ impl Recovery<'_> {
             },
         })?;
         self.metadata.confirm(guard, sealed).await?;
-        Ok(Recovered { guard, states: replayed.states, last: (1, opening.digest()), tail_bytes: replayed.tail_bytes, oldest: replayed.oldest })
+        Ok(Recovered {
+            guard,
+            states: replayed.states,
+            last: (1, opening.digest()),
+            tail_bytes: replayed.tail_bytes,
+            oldest: replayed.oldest,
+        })
     }
 
     fn damaged(&self, epoch: u64, seq: u64, what: &'static str) -> OpenError {
@@ -87,7 +117,8 @@ impl Recovery<'_> {
         for row in self.metadata.state(self.shard).await? {
             let keys = self.flusher.tenant_keys(row.tenant).await?;
             let binding = state_binding(row.tenant, &row.key_index);
-            let plain = open_value(&keys.metadata, &binding, &row.sealed).map_err(|source| OpenError::Sealed { what: "a state row of the manifest", source })?;
+            let plain = open_value(&keys.metadata, &binding, &row.sealed)
+                .map_err(|source| OpenError::Sealed { what: "a state row of the manifest", source })?;
             let mut cursor = Cursor(&plain);
             let length = cursor.take().map(u32::from_be_bytes).and_then(|length| usize::try_from(length).ok());
             let key = length.and_then(|length| cursor.slice(length)).map(Bytes::copy_from_slice);
@@ -124,7 +155,13 @@ impl Recovery<'_> {
     }
 
     /// Applies one epoch's entries; returns the sequence number of its last.
-    async fn replay_epoch(&self, epoch: u64, after: u64, entries: Vec<Entry<Bytes>>, replayed: &mut Replayed) -> Result<u64, OpenError> {
+    async fn replay_epoch(
+        &self,
+        epoch: u64,
+        after: u64,
+        entries: Vec<Entry<Bytes>>,
+        replayed: &mut Replayed,
+    ) -> Result<u64, OpenError> {
         let mut end = after;
         let mut ended = false;
         for entry in entries {
@@ -148,7 +185,8 @@ impl Recovery<'_> {
 
     async fn replay_entry(&self, entry: &Entry<Bytes>, replayed: &mut Replayed) -> Result<(), OpenError> {
         let Header { epoch, seq, .. } = entry.header;
-        let sections = entry::sections(&entry.body).ok_or_else(|| self.damaged(epoch, seq, "its sections are malformed"))?;
+        let sections =
+            entry::sections(&entry.body).ok_or_else(|| self.damaged(epoch, seq, "its sections are malformed"))?;
         for (number, section) in sections.iter().enumerate() {
             let id = EntryId { shard: self.shard.0, epoch, seq };
             let keys = self.section_keys(section, epoch, replayed).await?;
@@ -157,17 +195,25 @@ impl Recovery<'_> {
                 .open_section(id, number, section.tenant.to_bytes(), BytesMut::from(section.sealed))
                 .map_err(|_| self.damaged(epoch, seq, "a section does not open: it was altered"))?;
             replayed.oldest.entry(section.tenant).or_insert((epoch, seq));
-            self.replay_section(section.tenant, &plain, replayed).ok_or_else(|| self.damaged(epoch, seq, "an item is malformed"))?;
+            self.replay_section(section.tenant, &plain, replayed)
+                .ok_or_else(|| self.damaged(epoch, seq, "an item is malformed"))?;
         }
         Ok(())
     }
 
-    async fn section_keys<'k>(&self, section: &entry::Section<'_>, epoch: u64, replayed: &'k mut Replayed) -> Result<&'k WalKeys, OpenError> {
+    async fn section_keys<'k>(
+        &self,
+        section: &entry::Section<'_>,
+        epoch: u64,
+        replayed: &'k mut Replayed,
+    ) -> Result<&'k WalKeys, OpenError> {
         let name = (section.tenant, section.wrapped.to_vec());
         if !replayed.keys.contains_key(&name) {
             let purpose = Purpose::Wal { shard: self.shard.0, epoch, generation: section.generation };
-            let context = EncryptionContext { cluster: self.cluster.to_bytes(), tenant: section.tenant.to_bytes(), purpose };
-            let wrapped = WrappedKey::from_bytes(section.wrapped).map_err(|source| OpenError::Sealed { what: "a wrapped key of the log", source })?;
+            let context =
+                EncryptionContext { cluster: self.cluster.to_bytes(), tenant: section.tenant.to_bytes(), purpose };
+            let wrapped = WrappedKey::from_bytes(section.wrapped)
+                .map_err(|source| OpenError::Sealed { what: "a wrapped key of the log", source })?;
             let key = self.vault.open(&context, &wrapped).await?;
             replayed.keys.insert(name.clone(), WalKeys::new(&key));
         }
@@ -180,12 +226,17 @@ impl Recovery<'_> {
                 Item::Batch { topic, partition, appended_ms, at } => {
                     let id = PartitionId { topic: TopicId::from_bytes(topic), index: partition };
                     // A topic deleted since has no partition here.
-                    let Some(partition) = self.partitions.get(&id).filter(|partition| partition.tenant == tenant) else { continue };
-                    replayed.tail_bytes = replayed.tail_bytes.saturating_add(replay_batch(partition, plain.slice(at), appended_ms)?);
+                    let Some(partition) = self.partitions.get(&id).filter(|partition| partition.tenant == tenant)
+                    else {
+                        continue;
+                    };
+                    replayed.tail_bytes =
+                        replayed.tail_bytes.saturating_add(replay_batch(partition, plain.slice(at), appended_ms)?);
                 }
                 Item::State { key, value } => {
                     self.apply_own(key, value);
-                    let record = StateRecord { key: Bytes::copy_from_slice(key), value: value.map(Bytes::copy_from_slice) };
+                    let record =
+                        StateRecord { key: Bytes::copy_from_slice(key), value: value.map(Bytes::copy_from_slice) };
                     replayed.states.apply(tenant, &record);
                 }
             }
@@ -212,7 +263,12 @@ fn replay_batch(partition: &Partition, bytes: Bytes, appended_ms: i64) -> Option
         return Some(0);
     }
     if header.producer_id >= 0 {
-        let numbered = Numbered { producer_id: header.producer_id, epoch: header.producer_epoch, base_sequence: header.base_sequence, last_offset_delta: header.last_offset_delta };
+        let numbered = Numbered {
+            producer_id: header.producer_id,
+            epoch: header.producer_epoch,
+            base_sequence: header.base_sequence,
+            last_offset_delta: header.last_offset_delta,
+        };
         writer.producers.append(&numbered, header.base_offset, appended_ms);
         writer.producers_dirty = true;
     }
@@ -220,7 +276,14 @@ fn replay_batch(partition: &Partition, bytes: Bytes, appended_ms: i64) -> Option
     drop(writer);
     let head = stored.bytes.slice(..schloss_core::limits::BATCH_HEADER_BYTES.min(stored.bytes.len()));
     let payload = stored.bytes.slice(head.len()..);
-    let tail = TailBatch { base_offset: header.base_offset, last_offset: header.last_offset(), max_timestamp: header.max_timestamp, appended_ms, head, payload };
+    let tail = TailBatch {
+        base_offset: header.base_offset,
+        last_offset: header.last_offset(),
+        max_timestamp: header.max_timestamp,
+        appended_ms,
+        head,
+        payload,
+    };
     let mut inner = partition.write();
     inner.high_watermark = tail.last_offset.saturating_add(1);
     if tail.last_offset < inner.log_start {
@@ -230,4 +293,3 @@ fn replay_batch(partition: &Partition, bytes: Bytes, appended_ms: i64) -> Option
     inner.tail.push_back(tail);
     Some(size)
 }
-

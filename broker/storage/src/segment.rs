@@ -11,7 +11,10 @@ use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use schloss_core::{ClusterId, PartitionId, TenantId, TopicId};
-use schloss_crypto::segment::{FrameFacts, FrameRef, HEAD_BYTES, ObjectExpectation, SealedSegment, SegmentHeader, SegmentOpener, SegmentWriter, new_object_id};
+use schloss_crypto::segment::{
+    FrameFacts, FrameRef, HEAD_BYTES, ObjectExpectation, SealedSegment, SegmentHeader, SegmentOpener, SegmentWriter,
+    new_object_id,
+};
 use schloss_crypto::{DataKey, EncryptionContext, KeyVault, Purpose, SealError, WrappedKey};
 use schloss_metadata::{PartRow, SegmentRow};
 use tokio::sync::Mutex;
@@ -66,7 +69,12 @@ impl Segment {
 
     /// Opens header and footer; again when the key was last proved five minutes ago, so that a key refused since then
     /// opens nothing.
-    pub async fn open(&self, objects: &dyn ObjectStore, vault: &dyn KeyVault, cluster: ClusterId) -> Result<Arc<Opened>, ReadError> {
+    pub async fn open(
+        &self,
+        objects: &dyn ObjectStore,
+        vault: &dyn KeyVault,
+        cluster: ClusterId,
+    ) -> Result<Arc<Opened>, ReadError> {
         let mut held = self.opened.lock().await;
         if let Some((since, opened)) = &*held
             && since.elapsed() < KEY_AGE
@@ -79,25 +87,48 @@ impl Segment {
         Ok(opened)
     }
 
-    async fn read_index(&self, objects: &dyn ObjectStore, vault: &dyn KeyVault, cluster: ClusterId) -> Result<Arc<Opened>, ReadError> {
+    async fn read_index(
+        &self,
+        objects: &dyn ObjectStore,
+        vault: &dyn KeyVault,
+        cluster: ClusterId,
+    ) -> Result<Arc<Opened>, ReadError> {
         let row = &self.row;
         let storage = |error: &dyn std::fmt::Display| ReadError::Storage(error.to_string());
         let wrapped = WrappedKey::from_bytes(&row.wrapped).map_err(|error| storage(&error))?;
-        let context = EncryptionContext { cluster: cluster.to_bytes(), tenant: row.tenant.to_bytes(), purpose: Purpose::Segment { segment: row.segment } };
+        let context = EncryptionContext {
+            cluster: cluster.to_bytes(),
+            tenant: row.tenant.to_bytes(),
+            purpose: Purpose::Segment { segment: row.segment },
+        };
         let key = vault.open(&context, &wrapped).await.map_err(|error| storage(&error))?;
         let head = objects.get_range(&self.path, 0..HEAD_BYTES as u64).await.map_err(|error| storage(&error))?;
-        let tail = objects.get_range(&self.path, row.footer_position..row.size).await.map_err(|error| storage(&error))?;
-        let expect = ObjectExpectation { object_id: row.object_id, cluster: cluster.to_bytes(), tenant: row.tenant.to_bytes(), segment: row.segment, frame_count: row.frame_count };
+        let tail =
+            objects.get_range(&self.path, row.footer_position..row.size).await.map_err(|error| storage(&error))?;
+        let expect = ObjectExpectation {
+            object_id: row.object_id,
+            cluster: cluster.to_bytes(),
+            tenant: row.tenant.to_bytes(),
+            segment: row.segment,
+            frame_count: row.frame_count,
+        };
         let opener = SegmentOpener::open(&head, &key, &expect).map_err(|error| storage(&error))?;
-        let footer = opener.open_footer(&tail, row.footer_position, &row.footer_tag).map_err(|error| storage(&error))?;
-        let index = read_index(&footer.index).ok_or_else(|| ReadError::Storage("a segment's index is malformed".to_owned()))?;
+        let footer =
+            opener.open_footer(&tail, row.footer_position, &row.footer_tag).map_err(|error| storage(&error))?;
+        let index =
+            read_index(&footer.index).ok_or_else(|| ReadError::Storage("a segment's index is malformed".to_owned()))?;
         Ok(Arc::new(Opened { opener, index }))
     }
 }
 
 /// The facts a frame is bound to.
 pub fn facts(partition: PartitionId, frame: &Frame) -> FrameFacts {
-    FrameFacts { topic: partition.topic.to_bytes(), partition: partition.index, first_offset: frame.first_offset, last_offset: frame.last_offset }
+    FrameFacts {
+        topic: partition.topic.to_bytes(),
+        partition: partition.index,
+        first_offset: frame.first_offset,
+        last_offset: frame.last_offset,
+    }
 }
 
 /// What is built from: one tenant's tails.
@@ -117,7 +148,13 @@ pub struct Built {
 }
 
 /// Seals one tenant's tails into one segment, in the memory of `buffer`. CPU only.
-pub fn build(build: &Build, buffer: Vec<u8>, segment: [u8; 16], key: &DataKey, wrapped: &WrappedKey) -> Result<Built, SealError> {
+pub fn build(
+    build: &Build,
+    buffer: Vec<u8>,
+    segment: [u8; 16],
+    key: &DataKey,
+    wrapped: &WrappedKey,
+) -> Result<Built, SealError> {
     let object_id = new_object_id();
     let largest = build.partitions.iter().flat_map(|(_, _, batches)| batches).map(TailBatch::size).max().unwrap_or(0);
     let header = SegmentHeader {
@@ -155,13 +192,22 @@ pub fn build(build: &Build, buffer: Vec<u8>, segment: [u8; 16], key: &DataKey, w
     Ok(Built { sealed, row, parts })
 }
 
-fn frames_of(writer: &mut SegmentWriter, partition: PartitionId, batches: &[TailBatch]) -> Result<Vec<Frame>, SealError> {
+fn frames_of(
+    writer: &mut SegmentWriter,
+    partition: PartitionId,
+    batches: &[TailBatch],
+) -> Result<Vec<Frame>, SealError> {
     let mut frames = Vec::new();
     let mut plain = Vec::with_capacity(FRAME_BYTES);
     let mut begun: Option<(i64, i64, i64)> = None;
-    let close = |writer: &mut SegmentWriter, plain: &mut Vec<u8>, begun: &mut Option<(i64, i64, i64)>, frames: &mut Vec<Frame>| -> Result<(), SealError> {
+    let close = |writer: &mut SegmentWriter,
+                 plain: &mut Vec<u8>,
+                 begun: &mut Option<(i64, i64, i64)>,
+                 frames: &mut Vec<Frame>|
+     -> Result<(), SealError> {
         let Some((first_offset, last_offset, max_timestamp)) = begun.take() else { return Ok(()) };
-        let facts = FrameFacts { topic: partition.topic.to_bytes(), partition: partition.index, first_offset, last_offset };
+        let facts =
+            FrameFacts { topic: partition.topic.to_bytes(), partition: partition.index, first_offset, last_offset };
         let place = writer.frame(facts, plain)?;
         plain.clear();
         frames.push(Frame { place, first_offset, last_offset, max_timestamp });
@@ -236,11 +282,16 @@ fn read_index(bytes: &[u8]) -> Option<Index> {
     let partitions = u32::from_be_bytes(cursor.take()?);
     let mut index = Index::new();
     for _ in 0..partitions {
-        let partition = PartitionId { topic: TopicId::from_bytes(cursor.take()?), index: i32::from_be_bytes(cursor.take()?) };
+        let partition =
+            PartitionId { topic: TopicId::from_bytes(cursor.take()?), index: i32::from_be_bytes(cursor.take()?) };
         let count = u32::from_be_bytes(cursor.take()?);
         let mut frames = Vec::new();
         for _ in 0..count {
-            let place = FrameRef { number: u32::from_be_bytes(cursor.take()?), position: u64::from_be_bytes(cursor.take()?), sealed_len: u32::from_be_bytes(cursor.take()?) };
+            let place = FrameRef {
+                number: u32::from_be_bytes(cursor.take()?),
+                position: u64::from_be_bytes(cursor.take()?),
+                sealed_len: u32::from_be_bytes(cursor.take()?),
+            };
             frames.push(Frame {
                 place,
                 first_offset: i64::from_be_bytes(cursor.take()?),

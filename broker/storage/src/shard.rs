@@ -64,9 +64,21 @@ pub struct StateRecord {
 
 /// What is asked of the shard's thread.
 pub enum Command {
-    Append { partition: Arc<Partition>, batch: ValidBatch, log_append_time: bool, reply: oneshot::Sender<Result<Appended, AppendError>> },
-    State { tenant: TenantId, records: Vec<StateRecord>, reply: oneshot::Sender<Result<(), AppendError>> },
-    Key { tenant: TenantId, outcome: Result<EpochKey, KeyError> },
+    Append {
+        partition: Arc<Partition>,
+        batch: ValidBatch,
+        log_append_time: bool,
+        reply: oneshot::Sender<Result<Appended, AppendError>>,
+    },
+    State {
+        tenant: TenantId,
+        records: Vec<StateRecord>,
+        reply: oneshot::Sender<Result<(), AppendError>>,
+    },
+    Key {
+        tenant: TenantId,
+        outcome: Result<EpochKey, KeyError>,
+    },
     Flushed(Result<FlushDone, String>),
     FlushNow(oneshot::Sender<Result<(), AppendError>>),
     Close(oneshot::Sender<()>),
@@ -172,10 +184,22 @@ pub struct Shard {
 
 /// What one gathered command becomes when the entry is durable.
 enum Publish {
-    Append { partition: Arc<Partition>, batch: TailBatch, reply: oneshot::Sender<Result<Appended, AppendError>>, appended: Appended },
-    State { tenant: TenantId, records: Vec<StateRecord>, reply: Option<oneshot::Sender<Result<(), AppendError>>> },
+    Append {
+        partition: Arc<Partition>,
+        batch: TailBatch,
+        reply: oneshot::Sender<Result<Appended, AppendError>>,
+        appended: Appended,
+    },
+    State {
+        tenant: TenantId,
+        records: Vec<StateRecord>,
+        reply: Option<oneshot::Sender<Result<(), AppendError>>>,
+    },
     /// A repetition of something in this very entry: answered with it.
-    Repeated { reply: oneshot::Sender<Result<Appended, AppendError>>, appended: Appended },
+    Repeated {
+        reply: oneshot::Sender<Result<Appended, AppendError>>,
+        appended: Appended,
+    },
 }
 
 /// What a failed write gives back.
@@ -260,7 +284,9 @@ impl Run {
         match command {
             Command::Key { tenant, outcome } => self.take_key(tenant, outcome),
             Command::Flushed(outcome) => self.flushed(outcome),
-            Command::FlushNow(reply) if self.shard.shared.stopped.load(Ordering::Acquire) => drop(reply.send(Err(AppendError::Stopped))),
+            Command::FlushNow(reply) if self.shard.shared.stopped.load(Ordering::Acquire) => {
+                drop(reply.send(Err(AppendError::Stopped)))
+            }
             Command::FlushNow(reply) => self.flush_waiters.push(reply),
             Command::Close(reply) => self.closing = Some(reply),
             command => self.gather(command),
@@ -271,7 +297,13 @@ impl Run {
     fn gather(&mut self, command: Command) {
         let (tenant, bytes) = match &command {
             Command::Append { partition, batch, .. } => (partition.tenant, batch.total_bytes()),
-            Command::State { tenant, records, .. } => (*tenant, records.iter().map(|record| record.key.len().saturating_add(record.value.as_ref().map_or(0, Bytes::len))).sum()),
+            Command::State { tenant, records, .. } => (
+                *tenant,
+                records
+                    .iter()
+                    .map(|record| record.key.len().saturating_add(record.value.as_ref().map_or(0, Bytes::len)))
+                    .sum(),
+            ),
             _ => return,
         };
         if self.shard.shared.stopped.load(Ordering::Acquire) {
@@ -286,7 +318,11 @@ impl Run {
         }
         if self.shard.shared.tail_bytes() >= self.shard.limits.tail_bytes_max {
             // Slow is better than full while a flush is on its way; refusing early is better than waiting for none.
-            return if self.flush_failed.is_some() && !self.flushing { refuse(command, &AppendError::Full) } else { self.held.push_back(command) };
+            return if self.flush_failed.is_some() && !self.flushing {
+                refuse(command, &AppendError::Full)
+            } else {
+                self.held.push_back(command)
+            };
         }
         let fresh = self.keys.get(&tenant).is_some_and(|held| held.since.elapsed() < EPOCH_KEY_AGE);
         if !fresh {
@@ -305,7 +341,8 @@ impl Run {
         let generation = self.generations.entry(tenant).or_insert(0);
         let number = *generation;
         *generation = number.saturating_add(1);
-        let purpose = Purpose::Wal { shard: self.shard.shared.id.0, epoch: self.shard.shared.epoch, generation: number };
+        let purpose =
+            Purpose::Wal { shard: self.shard.shared.id.0, epoch: self.shard.shared.epoch, generation: number };
         let context = EncryptionContext { cluster: self.shard.cluster.to_bytes(), tenant: tenant.to_bytes(), purpose };
         let (vault, sender) = (Arc::clone(&self.shard.vault), self.shard.sender.clone());
         self.shard.runtime.spawn(async move {
@@ -345,9 +382,17 @@ impl Run {
     fn renew_keys(&mut self) {
         let half = EPOCH_KEY_AGE / 2;
         self.keys.retain(|_, held| held.since.elapsed() < EPOCH_KEY_AGE);
-        let due: Vec<TenantId> = self.keys.iter().filter(|(_, held)| !held.renewing && held.since.elapsed() >= half).map(|(tenant, _)| *tenant).collect();
+        let due: Vec<TenantId> = self
+            .keys
+            .iter()
+            .filter(|(_, held)| !held.renewing && held.since.elapsed() >= half)
+            .map(|(tenant, _)| *tenant)
+            .collect();
         for tenant in due {
-            let active = self.gathering.iter().any(|command| matches!(command, Command::Append { partition, .. } if partition.tenant == tenant));
+            let active = self
+                .gathering
+                .iter()
+                .any(|command| matches!(command, Command::Append { partition, .. } if partition.tenant == tenant));
             if active {
                 if let Some(held) = self.keys.get_mut(&tenant) {
                     held.renewing = true;
@@ -394,7 +439,9 @@ impl Run {
                 self.give_back(publish, undo, &AppendError::Stopped);
                 // Nothing will ever be written or flushed for those who wait.
                 std::mem::take(&mut self.held).into_iter().for_each(|command| refuse(command, &AppendError::Stopped));
-                std::mem::take(&mut self.flush_waiters).into_iter().for_each(|waiter| drop(waiter.send(Err(AppendError::Stopped))));
+                std::mem::take(&mut self.flush_waiters)
+                    .into_iter()
+                    .for_each(|waiter| drop(waiter.send(Err(AppendError::Stopped))));
             }
         }
     }
@@ -455,10 +502,21 @@ impl Run {
             for command in commands {
                 match command {
                     Command::Append { partition, batch, log_append_time, reply } => {
-                        self.shard.shared.append(&mut self.body, partition, batch, log_append_time.then_some(now_ms), now_ms, reply, publish, undo);
+                        self.shard.shared.append(
+                            &mut self.body,
+                            partition,
+                            batch,
+                            log_append_time.then_some(now_ms),
+                            now_ms,
+                            reply,
+                            publish,
+                            undo,
+                        );
                     }
                     Command::State { tenant, records, reply } => {
-                        records.iter().for_each(|record| entry::put_state(&mut self.body, &record.key, record.value.as_deref()));
+                        records
+                            .iter()
+                            .for_each(|record| entry::put_state(&mut self.body, &record.key, record.value.as_deref()));
                         publish.push(Publish::State { tenant, records, reply: Some(reply) });
                     }
                     _ => {}
@@ -555,11 +613,17 @@ impl Run {
             return false;
         }
         let old = self.oldest_unflushed.is_some_and(|since| since.elapsed() >= self.shard.limits.flush_every);
-        old || self.shard.shared.tail_bytes() >= self.shard.limits.flush_bytes || !self.flush_waiters.is_empty() || self.flush_failed.is_some()
+        old || self.shard.shared.tail_bytes() >= self.shard.limits.flush_bytes
+            || !self.flush_waiters.is_empty()
+            || self.flush_failed.is_some()
     }
 
     fn start_flush(&mut self) {
-        let plan = FlushPlan::gather(&self.shard.shared, (self.shard.shared.epoch, self.shard.last.0), self.shard.clock.now_ms());
+        let plan = FlushPlan::gather(
+            &self.shard.shared,
+            (self.shard.shared.epoch, self.shard.last.0),
+            self.shard.clock.now_ms(),
+        );
         self.flushing = true;
         self.oldest_unflushed = None;
         let (flusher, sender) = (Arc::clone(&self.shard.flusher), self.shard.sender.clone());
@@ -586,7 +650,11 @@ impl Run {
                 waiters.into_iter().for_each(|waiter| drop(waiter.send(answer.clone())));
             }
             Err(reason) => {
-                tracing::error!(shard = self.shard.shared.id.0, reason, "a flush failed and is tried again; nothing is lost");
+                tracing::error!(
+                    shard = self.shard.shared.id.0,
+                    reason,
+                    "a flush failed and is tried again; nothing is lost"
+                );
                 Counters::add(&self.shard.counters.flush_failures, 1);
                 self.flush_failed = Some(Instant::now());
                 waiters.into_iter().for_each(|waiter| drop(waiter.send(Err(AppendError::Full))));
@@ -639,7 +707,11 @@ impl ShardShared {
             match writer.producers.check(numbered) {
                 Ok(Check::Append) => {}
                 Ok(Check::Duplicate(old)) => {
-                    let appended = Appended { base_offset: old.base_offset, log_append_time_ms: log_append_ms.map(|_| old.appended_ms), log_start_offset: partition.read().log_start };
+                    let appended = Appended {
+                        base_offset: old.base_offset,
+                        log_append_time_ms: log_append_ms.map(|_| old.appended_ms),
+                        log_start_offset: partition.read().log_start,
+                    };
                     return publish.push(Publish::Repeated { reply, appended });
                 }
                 Err(error) => return drop(reply.send(Err(error))),
@@ -648,12 +720,19 @@ impl ShardShared {
         let base_offset = writer.next_offset;
         let last_offset = base_offset.saturating_add(i64::from(facts.last_offset_delta));
         let was_listed = writer.epoch_listed;
-        let producer = numbered.map(|numbered| (numbered.producer_id, writer.producers.append(&numbered, base_offset, now_ms)));
+        let producer =
+            numbered.map(|numbered| (numbered.producer_id, writer.producers.append(&numbered, base_offset, now_ms)));
         writer.producers_dirty |= producer.is_some();
         writer.next_offset = last_offset.saturating_add(1);
         writer.epoch_listed = true;
         drop(writer);
-        undo.push(Undo { partition: Arc::clone(&partition), next_offset: base_offset, numbered, producer, epoch_listed: was_listed });
+        undo.push(Undo {
+            partition: Arc::clone(&partition),
+            next_offset: base_offset,
+            numbered,
+            producer,
+            epoch_listed: was_listed,
+        });
         if !was_listed {
             let record = self.list_epoch(&partition, base_offset);
             entry::put_state(body, &record.key, record.value.as_deref());
@@ -674,7 +753,11 @@ impl ShardShared {
         let mut inner = partition.write();
         inner.epochs.retain(|(known, _)| *known < epoch);
         inner.epochs.push((epoch, first_offset));
-        let value: Vec<u8> = inner.epochs.iter().flat_map(|(epoch, offset)| [epoch.to_be_bytes().to_vec(), offset.to_be_bytes().to_vec()].concat()).collect();
+        let value: Vec<u8> = inner
+            .epochs
+            .iter()
+            .flat_map(|(epoch, offset)| [epoch.to_be_bytes().to_vec(), offset.to_be_bytes().to_vec()].concat())
+            .collect();
         StateRecord { key: own_key(STATE_EPOCHS, partition), value: Some(value.into()) }
     }
 }

@@ -84,7 +84,11 @@ impl World {
     }
 
     fn config(&self) -> EngineConfig {
-        EngineConfig { wal_file_bytes: 256 * 1024, shards: 1, ..EngineConfig::in_folder(self.folder.path().join("wal")) }
+        EngineConfig {
+            wal_file_bytes: 256 * 1024,
+            shards: 1,
+            ..EngineConfig::in_folder(self.folder.path().join("wal"))
+        }
     }
 
     async fn open(&self) -> Arc<Engine> {
@@ -110,7 +114,18 @@ impl World {
 
     fn object_bytes(&self) -> u64 {
         fn walk(path: &Path) -> u64 {
-            std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| if entry.path().is_dir() { walk(&entry.path()) } else { entry.metadata().map_or(0, |meta| meta.len()) }).sum()
+            std::fs::read_dir(path)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| {
+                    if entry.path().is_dir() {
+                        walk(&entry.path())
+                    } else {
+                        entry.metadata().map_or(0, |meta| meta.len())
+                    }
+                })
+                .sum()
         }
         walk(&self.folder.path().join("objects"))
     }
@@ -118,7 +133,14 @@ impl World {
 
 async fn topic(engine: &Engine, config: LogConfig) -> PartitionId {
     let id = TopicId::random();
-    let row = TopicRow { tenant: tenant(), topic_id: id, name_index: schloss_crypto::digest::sha256(&id.to_bytes()), sealed: vec![1], partitions: 1, created_ms: 1 };
+    let row = TopicRow {
+        tenant: tenant(),
+        topic_id: id,
+        name_index: schloss_crypto::digest::sha256(&id.to_bytes()),
+        sealed: vec![1],
+        partitions: 1,
+        created_ms: 1,
+    };
     engine.create_topic(row, config).await.unwrap();
     PartitionId { topic: id, index: 0 }
 }
@@ -204,7 +226,13 @@ async fn everything_acknowledged_is_there_after_a_start_without_a_close() {
             engine.flush().await.unwrap();
         }
     }
-    engine.put_state(tenant(), vec![StateRecord { key: Bytes::from_static(b"gkey"), value: Some(Bytes::from_static(b"value")) }]).await.unwrap();
+    engine
+        .put_state(
+            tenant(),
+            vec![StateRecord { key: Bytes::from_static(b"gkey"), value: Some(Bytes::from_static(b"value")) }],
+        )
+        .await
+        .unwrap();
     // Without a close: what a crash leaves.
     drop(engine);
     let engine = world.open().await;
@@ -229,7 +257,9 @@ async fn repeated_batch_is_stored_once_over_flush_and_restart() {
     let world = World::new();
     let engine = world.open().await;
     let partition = topic(&engine, LogConfig::default()).await;
-    let send = async |engine: &Engine, sequence: i32| engine.submit(partition, batch(&[b"x", b"y"], Some((77, 0, sequence)), NOW_MS), false).await;
+    let send = async |engine: &Engine, sequence: i32| {
+        engine.submit(partition, batch(&[b"x", b"y"], Some((77, 0, sequence)), NOW_MS), false).await
+    };
     assert_eq!(send(&engine, 0).await.unwrap().base_offset, 0);
     assert_eq!(send(&engine, 2).await.unwrap().base_offset, 2);
     assert_eq!(send(&engine, 0).await.unwrap().base_offset, 0);
@@ -251,7 +281,10 @@ async fn repeated_batch_is_stored_once_over_flush_and_restart() {
 async fn retention_by_age_and_deletion_of_a_topic_free_the_disk() {
     let world = World::new();
     let engine = world.open().await;
-    let (old, other) = (topic(&engine, LogConfig { retention_ms: 1_000, ..LogConfig::default() }).await, topic(&engine, LogConfig::default()).await);
+    let (old, other) = (
+        topic(&engine, LogConfig { retention_ms: 1_000, ..LogConfig::default() }).await,
+        topic(&engine, LogConfig::default()).await,
+    );
     put(&engine, old, &[&[1; 50_000]]).await;
     put(&engine, other, &[&[2; 50_000]]).await;
     engine.flush().await.unwrap();
@@ -356,12 +389,18 @@ async fn records_below_a_deleted_offset_are_gone_also_after_a_restart() {
         put(&engine, partition, &[b"v"]).await;
     }
     assert_eq!(engine.delete_records(partition, 3).await.unwrap(), 3);
-    assert!(matches!(engine.read(partition, 2, 100, true).await, Err(ReadError::OffsetOutOfRange { log_start: 3, .. })));
+    assert!(matches!(
+        engine.read(partition, 2, 100, true).await,
+        Err(ReadError::OffsetOutOfRange { log_start: 3, .. })
+    ));
     drop(engine);
     let engine = world.open().await;
     assert_eq!(engine.offsets(partition).unwrap().log_start, 3);
     assert_eq!(values(&engine, partition, 3).await.len(), 2);
-    assert_eq!(engine.stats().tail_bytes as usize, values(&engine, partition, 3).await.len() * batch(&[b"v"], None, NOW_MS).total_bytes());
+    assert_eq!(
+        engine.stats().tail_bytes as usize,
+        values(&engine, partition, 3).await.len() * batch(&[b"v"], None, NOW_MS).total_bytes()
+    );
     engine.close().await;
 }
 

@@ -107,9 +107,9 @@ fn list_offsets_11_is_10_both_ways() {
 
 #[test]
 fn describe_log_dirs_5_is_4_and_says_of_each_log_dir_that_it_is_not_cordoned() {
-    let topic = DescribeLogDirsTopic::default().with_name(name()).with_partitions(vec![
-        DescribeLogDirsPartition::default().with_partition_index(3).with_partition_size(1000),
-    ]);
+    let topic = DescribeLogDirsTopic::default()
+        .with_name(name())
+        .with_partitions(vec![DescribeLogDirsPartition::default().with_partition_index(3).with_partition_size(1000)]);
     let log_dir = DescribeLogDirsResult::default()
         .with_log_dir(StrBytes::from_static_str("dir"))
         .with_topics(vec![topic])

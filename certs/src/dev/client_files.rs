@@ -113,8 +113,10 @@ pub(super) fn new_password() -> Result<String, PkiError> {
 /// The password standing in the properties, if it opens the key store that lies there to the key that lies there.
 pub(super) fn password_in_use(paths: &ClientPaths) -> Option<String> {
     let properties = files::read(&paths.properties).ok()?;
-    let password = std::str::from_utf8(&properties).ok()?.lines().find_map(|line| line.strip_prefix(PASSWORD_KEY))?.to_owned();
-    let store = KeyStore::from_pkcs12(&files::read(&paths.key_store).ok()?, &password, Pkcs12ImportPolicy::Relaxed).ok()?;
+    let password =
+        std::str::from_utf8(&properties).ok()?.lines().find_map(|line| line.strip_prefix(PASSWORD_KEY))?.to_owned();
+    let store =
+        KeyStore::from_pkcs12(&files::read(&paths.key_store).ok()?, &password, Pkcs12ImportPolicy::Relaxed).ok()?;
     let (_, chain) = store.private_key_chain()?;
     let stored = files::certificates(&paths.certificate, &files::read(&paths.certificate).ok()?).ok()?;
     (chain.certs().first()?.as_der() == stored.first()?.as_ref()).then_some(password)

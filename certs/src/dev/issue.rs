@@ -5,11 +5,14 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::server::WebPkiClientVerifier;
-use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use time::{Duration, OffsetDateTime};
 use x509_parser::extensions::GeneralName;
@@ -92,7 +95,12 @@ pub(super) fn server(authority: &Authority, names: &[String], now: OffsetDateTim
     leaf(params, authority)
 }
 
-pub(super) fn client(authority: &Authority, tenant: &str, principal: &str, now: OffsetDateTime) -> Result<Issued, PkiError> {
+pub(super) fn client(
+    authority: &Authority,
+    tenant: &str,
+    principal: &str,
+    now: OffsetDateTime,
+) -> Result<Issued, PkiError> {
     check_name(principal)?;
     let mut params = params(principal, now, CLIENT_DAYS);
     // Written from the general to the specific; as text it is read the other way: `CN=producer,O=acme`.
@@ -124,12 +132,16 @@ fn leaf(mut params: CertificateParams, authority: &Authority) -> Result<Issued, 
 pub(super) fn is_good_authority(pair: &Issued, common_name: &str, now: UnixTime) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(&pair.der) else { return false };
     let end = i64::try_from(later(now).as_secs()).unwrap_or(i64::MAX);
-    parsed.is_ca() && distinguished_name::common_name(parsed.subject()).as_deref() == Some(common_name) && parsed.validity().not_after.timestamp() > end
+    parsed.is_ca()
+        && distinguished_name::common_name(parsed.subject()).as_deref() == Some(common_name)
+        && parsed.validity().not_after.timestamp() > end
 }
 
 pub(super) fn is_good_server(pair: &Issued, authority: &Authority, names: &[String], now: UnixTime) -> bool {
     let Some(roots) = authority.roots() else { return false };
-    let Ok(verifier) = WebPkiServerVerifier::builder_with_provider(roots, config::provider()).build() else { return false };
+    let Ok(verifier) = WebPkiServerVerifier::builder_with_provider(roots, config::provider()).build() else {
+        return false;
+    };
     let accepted = |name: &String| {
         let Ok(name) = ServerName::try_from(name.as_str()) else { return false };
         [now, later(now)].iter().all(|at| verifier.verify_server_cert(&pair.der, &[], &name, &[], *at).is_ok())
@@ -140,15 +152,25 @@ pub(super) fn is_good_server(pair: &Issued, authority: &Authority, names: &[Stri
 
 pub(super) fn is_good_client(pair: &Issued, authority: &Authority, principal: &str, now: UnixTime) -> bool {
     let Some(roots) = authority.roots() else { return false };
-    let Ok(verifier) = WebPkiClientVerifier::builder_with_provider(roots, config::provider()).build() else { return false };
+    let Ok(verifier) = WebPkiClientVerifier::builder_with_provider(roots, config::provider()).build() else {
+        return false;
+    };
     let Ok((_, parsed)) = X509Certificate::from_der(&pair.der) else { return false };
-    distinguished_name::common_name(parsed.subject()).as_deref() == Some(principal) && [now, later(now)].iter().all(|at| verifier.verify_client_cert(&pair.der, &[], *at).is_ok())
+    distinguished_name::common_name(parsed.subject()).as_deref() == Some(principal)
+        && [now, later(now)].iter().all(|at| verifier.verify_client_cert(&pair.der, &[], *at).is_ok())
 }
 
 fn name_count(pair: &Issued) -> Option<usize> {
     let (_, parsed) = X509Certificate::from_der(&pair.der).ok()?;
     let names = parsed.subject_alternative_name().ok()??;
-    Some(names.value.general_names.iter().filter(|name| matches!(name, GeneralName::DNSName(_) | GeneralName::IPAddress(_))).count())
+    Some(
+        names
+            .value
+            .general_names
+            .iter()
+            .filter(|name| matches!(name, GeneralName::DNSName(_) | GeneralName::IPAddress(_)))
+            .count(),
+    )
 }
 
 fn later(now: UnixTime) -> UnixTime {

@@ -81,7 +81,12 @@ impl Pki {
         make_folder(&folder.join("authority"), Secrecy::Owner)?;
         make_folder(&folder.join("server"), Secrecy::Public)?;
         make_folder(&folder.join("client-ca"), Secrecy::Public)?;
-        let server_authority = authority(&folder.join("authority/server.pem"), &folder.join("authority/server.key"), "Schloss development server CA", now)?;
+        let server_authority = authority(
+            &folder.join("authority/server.pem"),
+            &folder.join("authority/server.key"),
+            "Schloss development server CA",
+            now,
+        )?;
         Ok(Self { folder, now, server_authority })
     }
 
@@ -98,7 +103,9 @@ impl Pki {
             }
         }
         let (certificate, key) = (self.folder.join("server/cert.pem"), self.folder.join("server/key.pem"));
-        if load(&certificate, &key).is_some_and(|pair| issue::is_good_server(&pair, &self.server_authority, &names, unix(self.now))) {
+        if load(&certificate, &key)
+            .is_some_and(|pair| issue::is_good_server(&pair, &self.server_authority, &names, unix(self.now)))
+        {
             return Ok(());
         }
         let pair = issue::server(&self.server_authority, &names, self.now)?;
@@ -116,7 +123,8 @@ impl Pki {
         let folder = std::path::absolute(folder).map_err(failed(folder))?;
         make_folder(&folder, Secrecy::Owner)?;
         let paths = ClientPaths::in_folder(&folder);
-        let kept = load(&paths.certificate, &paths.key).filter(|pair| issue::is_good_client(pair, &authority, principal, unix(self.now)));
+        let kept = load(&paths.certificate, &paths.key)
+            .filter(|pair| issue::is_good_client(pair, &authority, principal, unix(self.now)));
         let renewed = kept.is_none();
         let pair = match kept {
             Some(pair) => pair,
@@ -137,7 +145,11 @@ impl Pki {
             }
         };
         let bootstrap = format!("localhost:{port}");
-        write_if_changed(&paths.properties, client_properties(&paths, &password, &bootstrap).as_bytes(), Secrecy::Owner)?;
+        write_if_changed(
+            &paths.properties,
+            client_properties(&paths, &password, &bootstrap).as_bytes(),
+            Secrecy::Owner,
+        )?;
         write_if_changed(&paths.librdkafka, librdkafka_conf(&paths, &bootstrap).as_bytes(), Secrecy::Public)
     }
 
@@ -155,7 +167,10 @@ impl Pki {
 
 /// A name that becomes part of a path is checked first.
 fn check_name(name: &str) -> Result<(), PkiError> {
-    let fine = !name.is_empty() && name.len() <= 64 && !name.starts_with('.') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let fine = !name.is_empty()
+        && name.len() <= 64
+        && !name.starts_with('.')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     if fine { Ok(()) } else { Err(PkiError::Name { name: name.to_owned() }) }
 }
 

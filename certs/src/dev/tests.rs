@@ -48,7 +48,8 @@ fn property(fixture: &Fixture, key: &str) -> String {
 
 fn stored_certificate(fixture: &Fixture) -> Vec<u8> {
     let store = fs::read(fixture.client_folder("acme").join("client.p12")).unwrap();
-    let store = KeyStore::from_pkcs12(&store, &property(fixture, "ssl.keystore.password"), Pkcs12ImportPolicy::Strict).unwrap();
+    let store =
+        KeyStore::from_pkcs12(&store, &property(fixture, "ssl.keystore.password"), Pkcs12ImportPolicy::Strict).unwrap();
     store.private_key_chain().unwrap().1.certs()[0].as_der().to_vec()
 }
 
@@ -71,7 +72,11 @@ fn another_port_changes_the_settings_only() {
     let before = snapshot(&fixture);
     again(&fixture, in_days(0), 19094);
     let after = snapshot(&fixture);
-    let changed: Vec<_> = after.iter().filter(|(path, file)| before.get(*path) != Some(file)).map(|(path, _)| path.rsplit('/').next().unwrap().to_owned()).collect();
+    let changed: Vec<_> = after
+        .iter()
+        .filter(|(path, file)| before.get(*path) != Some(file))
+        .map(|(path, _)| path.rsplit('/').next().unwrap().to_owned())
+        .collect();
     assert_eq!(changed, ["client.properties", "librdkafka.conf", "client.properties", "librdkafka.conf"]);
     assert_eq!(property(&fixture, "bootstrap.servers"), "localhost:19094");
 }
@@ -91,7 +96,11 @@ fn expired_authority_takes_everything_below_it_along() {
     let fixture = Fixture::new();
     let before = snapshot(&fixture);
     again(&fixture, in_days(3640), 9094);
-    let kept: Vec<_> = snapshot(&fixture).into_iter().filter(|(path, file)| before.get(path).is_some_and(|old| old.1 == file.1)).map(|(path, _)| path).collect();
+    let kept: Vec<_> = snapshot(&fixture)
+        .into_iter()
+        .filter(|(path, file)| before.get(path).is_some_and(|old| old.1 == file.1))
+        .map(|(path, _)| path)
+        .collect();
     assert!(kept.iter().all(|path| path.ends_with("librdkafka.conf")), "{kept:?}");
 }
 
@@ -99,7 +108,9 @@ fn expired_authority_takes_everything_below_it_along() {
 fn damaged_or_missing_file_is_made_anew_and_works() {
     let fixture = Fixture::new();
     let folder = fixture.client_folder("acme");
-    for (name, damage) in [("key.pem", "x"), ("cert.pem", ""), ("client.p12", "x"), ("client.properties", "x"), ("ca.pem", "x")] {
+    for (name, damage) in
+        [("key.pem", "x"), ("cert.pem", ""), ("client.p12", "x"), ("client.properties", "x"), ("ca.pem", "x")]
+    {
         fs::write(folder.join(name), damage).unwrap();
         again(&fixture, in_days(0), 9094);
         assert_eq!(stored_certificate(&fixture), certificate(&fixture), "after {name}");
@@ -113,7 +124,9 @@ fn damaged_or_missing_file_is_made_anew_and_works() {
 #[test]
 fn keys_and_passwords_are_readable_by_their_owner_only() {
     let fixture = Fixture::new();
-    let secret = |path: &&String| path.ends_with(".key") || path.ends_with("key.pem") || path.ends_with(".p12") || path.ends_with(".properties");
+    let secret = |path: &&String| {
+        path.ends_with(".key") || path.ends_with("key.pem") || path.ends_with(".p12") || path.ends_with(".properties")
+    };
     let files = snapshot(&fixture);
     assert_eq!(files.keys().filter(secret).count(), 3 + 1 + 6);
     for path in files.keys().filter(secret) {

@@ -3,7 +3,10 @@
 use std::fs;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, KeyIdMethod, KeyPair, RevokedCertParams, SanType, SerialNumber};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, KeyIdMethod, KeyPair,
+    RevokedCertParams, SanType, SerialNumber,
+};
 use rustls::{AlertDescription, CertificateError, Error, HandshakeKind, NamedGroup, ProtocolVersion};
 use time::{Duration, OffsetDateTime};
 
@@ -17,7 +20,11 @@ fn login(fixture: &Fixture, tls: &ReloadingTls, tenant: &str) -> ClientIdentity 
 }
 
 /// A client certificate of the tenant's own authority, made to measure.
-fn client_signed_by(fixture: &Fixture, tenant: &str, change: impl FnOnce(&mut CertificateParams)) -> Arc<rustls::ClientConfig> {
+fn client_signed_by(
+    fixture: &Fixture,
+    tenant: &str,
+    change: impl FnOnce(&mut CertificateParams),
+) -> Arc<rustls::ClientConfig> {
     let mut params = CertificateParams::default();
     change(&mut params);
     let key = KeyPair::generate().unwrap();
@@ -31,7 +38,10 @@ fn client_is_of_the_tenant_whose_authority_vouches() {
     let fixture = Fixture::new();
     let tls = fixture.open().unwrap();
     let identity = login(&fixture, &tls, "acme");
-    assert_eq!((identity.tenant.as_str(), identity.subject.as_str(), identity.common_name.as_deref()), ("acme", "CN=producer,O=acme", Some("producer")));
+    assert_eq!(
+        (identity.tenant.as_str(), identity.subject.as_str(), identity.common_name.as_deref()),
+        ("acme", "CN=producer,O=acme", Some("producer"))
+    );
     assert_eq!(identity.fingerprint_hex().len(), 64);
     assert!(identity.not_after_ms > OffsetDateTime::now_utc().unix_timestamp() * 1000);
     assert_eq!(login(&fixture, &tls, "globex").tenant, "globex");
@@ -41,7 +51,8 @@ fn client_is_of_the_tenant_whose_authority_vouches() {
 fn certificate_that_names_another_tenant_is_still_of_its_authority() {
     let fixture = Fixture::new();
     let tls = fixture.open().unwrap();
-    let client = client_signed_by(&fixture, "globex", |params| params.distinguished_name.push(DnType::OrganizationName, "acme"));
+    let client =
+        client_signed_by(&fixture, "globex", |params| params.distinguished_name.push(DnType::OrganizationName, "acme"));
     let server = handshake(client, tls.kafka_config(), "localhost").server.unwrap();
     assert_eq!(tls.client_identity(&server).unwrap().tenant, "globex");
 }
@@ -59,7 +70,10 @@ fn alternative_names_are_read_by_kind() {
     });
     let server = handshake(client, tls.kafka_config(), "localhost").server.unwrap();
     let identity = tls.client_identity(&server).unwrap();
-    assert_eq!((identity.uris, identity.dns, identity.emails), (vec!["spiffe://acme/ns/a".to_owned()], vec!["a.acme".to_owned()], vec!["a@acme".to_owned()]));
+    assert_eq!(
+        (identity.uris, identity.dns, identity.emails),
+        (vec!["spiffe://acme/ns/a".to_owned()], vec!["a.acme".to_owned()], vec!["a@acme".to_owned()])
+    );
 }
 
 #[test]
@@ -67,7 +81,10 @@ fn client_without_certificate_is_refused_by_kafka_and_served_by_admin() {
     let fixture = Fixture::new();
     let tls = fixture.open().unwrap();
     let bare = server_trust_config(&fs::read(fixture.client_folder("acme").join("ca.pem")).unwrap()).unwrap();
-    assert!(matches!(handshake(Arc::clone(&bare), tls.kafka_config(), "localhost").server, Err(Error::NoCertificatesPresented)));
+    assert!(matches!(
+        handshake(Arc::clone(&bare), tls.kafka_config(), "localhost").server,
+        Err(Error::NoCertificatesPresented)
+    ));
     let admin = handshake(bare, tls.admin_config(), "localhost").server.unwrap();
     assert!(matches!(tls.client_identity(&admin), Err(IdentityError::NoCertificate)));
 }
@@ -79,7 +96,9 @@ fn forged_authority_and_unknown_authority_look_the_same_to_the_peer() {
     let others = Fixture::new();
     let ca = fs::read(fixture.client_folder("acme").join("ca.pem")).unwrap();
     let alert_for = |folder: &std::path::Path| {
-        let client = client_config(&ca, &fs::read(folder.join("cert.pem")).unwrap(), &fs::read(folder.join("key.pem")).unwrap()).unwrap();
+        let client =
+            client_config(&ca, &fs::read(folder.join("cert.pem")).unwrap(), &fs::read(folder.join("key.pem")).unwrap())
+                .unwrap();
         handshake(client, tls.kafka_config(), "localhost").client.unwrap_err()
     };
     // The other fixture's acme has an authority of the same name with another key.
@@ -97,7 +116,10 @@ fn expired_client_is_told_so_and_refused() {
     let folder = fixture.folder.path().join("late");
     past.client("acme", "late", &folder, 9094).unwrap();
     let outcome = handshake(client_in(&folder), fixture.open().unwrap().kafka_config(), "localhost");
-    assert!(matches!(outcome.server, Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }))));
+    assert!(matches!(
+        outcome.server,
+        Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }))
+    ));
     assert_eq!(outcome.client.unwrap_err(), Error::AlertReceived(AlertDescription::CertificateExpired));
 }
 
@@ -110,7 +132,12 @@ fn revocation_list_beside_the_authority_is_obeyed_and_binds_no_other_tenant() {
         next_update: OffsetDateTime::now_utc().saturating_add(Duration::days(1)),
         crl_number: SerialNumber::from(1),
         issuing_distribution_point: None,
-        revoked_certs: vec![RevokedCertParams { serial_number: number(), revocation_time: OffsetDateTime::now_utc(), reason_code: None, invalidity_date: None }],
+        revoked_certs: vec![RevokedCertParams {
+            serial_number: number(),
+            revocation_time: OffsetDateTime::now_utc(),
+            reason_code: None,
+            invalidity_date: None,
+        }],
         key_identifier_method: KeyIdMethod::Sha256,
     };
     let tls = fixture.open().unwrap();
@@ -123,7 +150,10 @@ fn revocation_list_beside_the_authority_is_obeyed_and_binds_no_other_tenant() {
     fs::write(&path, pem).unwrap();
     assert!(tls.reload_if_changed().unwrap());
 
-    assert_eq!(handshake(revoked, tls.kafka_config(), "localhost").client.unwrap_err(), Error::AlertReceived(AlertDescription::CertificateRevoked));
+    assert_eq!(
+        handshake(revoked, tls.kafka_config(), "localhost").client.unwrap_err(),
+        Error::AlertReceived(AlertDescription::CertificateRevoked)
+    );
     assert!(matches!(tls.client_identity(&open_before), Err(IdentityError::NotVouched(_))));
     assert!(handshake(bystander, tls.kafka_config(), "localhost").server.is_ok());
     assert_eq!(login(&fixture, &tls, "acme").tenant, "acme");
@@ -152,11 +182,15 @@ fn chain_that_two_tenants_vouch_for_is_nobodys() {
         root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         root.distinguished_name.push(DnType::CommonName, format!("root {at}"));
         let root_key = KeyPair::generate().unwrap();
-        fs::write(fixture.path(&format!("client-ca/{tenant}.pem")), root.self_signed(&root_key).unwrap().pem()).unwrap();
+        fs::write(fixture.path(&format!("client-ca/{tenant}.pem")), root.self_signed(&root_key).unwrap().pem())
+            .unwrap();
         chain += &intermediate.signed_by(&key, &rcgen::Issuer::from_params(&root, &root_key)).unwrap().pem();
     }
     let leaf_key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::default().signed_by(&leaf_key, &rcgen::Issuer::from_params(&intermediate, &key)).unwrap().pem();
+    let leaf = CertificateParams::default()
+        .signed_by(&leaf_key, &rcgen::Issuer::from_params(&intermediate, &key))
+        .unwrap()
+        .pem();
     let ca = fs::read(fixture.client_folder("acme").join("ca.pem")).unwrap();
     let both = client_config(&ca, (leaf.clone() + &chain).as_bytes(), leaf_key.serialize_pem().as_bytes()).unwrap();
     let first = chain.find("-----END CERTIFICATE-----").unwrap() + "-----END CERTIFICATE-----".len();
@@ -177,7 +211,9 @@ fn certificate_that_may_not_sign_is_no_authority() {
 fn server_certificate_of_a_tenants_authority_is_no_client_certificate() {
     let fixture = Fixture::new();
     let tls = fixture.open().unwrap();
-    let client = client_signed_by(&fixture, "acme", |params| params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth]);
+    let client = client_signed_by(&fixture, "acme", |params| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth]
+    });
     assert!(handshake(client, tls.kafka_config(), "localhost").is_refused());
 }
 
@@ -219,7 +255,10 @@ fn no_session_is_ever_resumed() {
         let client = Arc::new(client);
         for _ in 0..2 {
             let server = handshake(Arc::clone(&client), tls.kafka_config(), "localhost").server.unwrap();
-            assert!(matches!(server.handshake_kind(), Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)));
+            assert!(matches!(
+                server.handshake_kind(),
+                Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)
+            ));
             assert_eq!(server.protocol_version(), Some(version.version));
         }
     }
@@ -276,7 +315,11 @@ fn unusable_files_leave_the_old_ones_in_force_and_are_reported_once() {
 fn new_server_certificate_is_shown_to_the_next_connection() {
     let fixture = Fixture::new();
     let tls = fixture.open().unwrap();
-    let shown = || handshake(fixture.client("acme"), tls.kafka_config(), "localhost").client.unwrap().peer_certificates().unwrap()[0].to_vec();
+    let shown = || {
+        handshake(fixture.client("acme"), tls.kafka_config(), "localhost").client.unwrap().peer_certificates().unwrap()
+            [0]
+        .to_vec()
+    };
     let before = shown();
     fixture.pki.server(&["another.example".to_owned()]).unwrap();
     assert!(tls.reload_if_changed().unwrap());
@@ -302,7 +345,11 @@ fn files_that_cannot_serve_are_named_with_their_fault() {
     assert!(matches!(fixture.open(), Err(TlsError::BadAlias { .. })));
     fs::write(fixture.path("client-ca/not a tenant.pem"), "nothing").unwrap();
     assert!(matches!(fixture.open(), Err(TlsError::NoCertificate { .. })));
-    fs::write(fixture.path("client-ca/not a tenant.pem"), "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n").unwrap();
+    fs::write(
+        fixture.path("client-ca/not a tenant.pem"),
+        "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
+    )
+    .unwrap();
     assert!(matches!(fixture.open(), Err(TlsError::NotPem { .. })));
     fs::remove_dir_all(fixture.path("client-ca")).unwrap();
     assert!(matches!(fixture.open(), Err(TlsError::Read { .. })));
@@ -315,7 +362,8 @@ fn files_that_cannot_serve_are_named_with_their_fault() {
 #[test]
 fn server_certificate_past_its_end_is_refused() {
     let fixture = Fixture::new();
-    let past = Pki::open_at(&fixture.path("old"), OffsetDateTime::now_utc().saturating_sub(Duration::days(900))).unwrap();
+    let past =
+        Pki::open_at(&fixture.path("old"), OffsetDateTime::now_utc().saturating_sub(Duration::days(900))).unwrap();
     past.server(&[]).unwrap();
     let mut files = fixture.tls_files();
     files.certificate = fixture.path("old/server/cert.pem");

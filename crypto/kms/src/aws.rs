@@ -52,9 +52,8 @@ pub struct AwsKms {
 impl AwsKms {
     /// Prepares a client. Calls nothing.
     pub async fn new(config: AwsKmsConfig) -> Self {
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-            .build_https();
+        let http =
+            aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https();
         let timeouts = TimeoutConfig::builder()
             .operation_timeout(config.timeout)
             .operation_attempt_timeout(config.timeout / 2)
@@ -142,13 +141,8 @@ impl Kms for AwsKms {
     }
 
     async fn describe(&self, key_ref: &str) -> Result<KeyState, KeyError> {
-        let answer = self
-            .client
-            .describe_key()
-            .key_id(key_ref)
-            .send()
-            .await
-            .map_err(|error| refusal(key_ref, &error))?;
+        let answer =
+            self.client.describe_key().key_id(key_ref).send().await.map_err(|error| refusal(key_ref, &error))?;
         match answer.key_metadata.and_then(|metadata| metadata.key_state) {
             Some(AwsKeyState::Enabled) => Ok(KeyState::Enabled),
             Some(AwsKeyState::Disabled) => Ok(KeyState::Disabled),
@@ -203,7 +197,9 @@ mod tests {
         for code in ["DisabledException", "KMSInvalidStateException", "AccessDeniedException", "NotFoundException"] {
             assert!(denied(code), "{code}");
         }
-        for code in ["ThrottlingException", "KMSInternalException", "ExpiredTokenException", "UnrecognizedClientException"] {
+        for code in
+            ["ThrottlingException", "KMSInternalException", "ExpiredTokenException", "UnrecognizedClientException"]
+        {
             assert!(unreachable(code), "{code}");
         }
         assert_eq!(by_code("k", Some("InvalidCiphertextException")), KeyError::ContextMismatch);

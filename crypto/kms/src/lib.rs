@@ -12,10 +12,7 @@
 //! - A wrapped key is opened only by a KMS key configured for the tenant asking.
 //!
 //! Must not: seal data, know topics, hold a lock across `.await` of a KMS (one call per key excepted).
-#![cfg_attr(
-    not(test),
-    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
-)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod aws;
 mod cache;

@@ -46,7 +46,9 @@ pub enum Unlock {
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
     /// There is none.
-    #[error("there is no keyring at `{path}`; create one with `schloss quickstart`, or restore it from your backup: without it no data can be read")]
+    #[error(
+        "there is no keyring at `{path}`; create one with `schloss quickstart`, or restore it from your backup: without it no data can be read"
+    )]
     Missing {
         /// Where.
         path: PathBuf,
@@ -175,10 +177,9 @@ impl LocalKeyring {
             return Err(KeyringError::Exists { path: path.into() });
         }
         let row = match unlock {
-            Unlock::Passphrase(_) => UnlockRow::Pbkdf2Sha256 {
-                iterations: ITERATIONS_MIN,
-                salt: BASE64.encode(random_array::<32>()),
-            },
+            Unlock::Passphrase(_) => {
+                UnlockRow::Pbkdf2Sha256 { iterations: ITERATIONS_MIN, salt: BASE64.encode(random_array::<32>()) }
+            }
             Unlock::KeyFile(_) => UnlockRow::KeyFile,
         };
         let master = master_key(path, &row, unlock)?;
@@ -512,7 +513,10 @@ mod tests {
         };
         assert!(matches!(put(text.replace("local:1", "local:2")), KeyringError::Altered { .. }));
         assert!(matches!(put(text.replace("true", "false")), KeyringError::Altered { .. }));
-        assert!(matches!(put(text.replace("keyring\": 1", "keyring\": 2")), KeyringError::NewerFormat { version: 2, .. }));
+        assert!(matches!(
+            put(text.replace("keyring\": 1", "keyring\": 2")),
+            KeyringError::NewerFormat { version: 2, .. }
+        ));
         assert!(matches!(put("{}".into()), KeyringError::Malformed { .. }));
         assert!(matches!(put(String::new()), KeyringError::Malformed { .. }));
         assert!(matches!(LocalKeyring::create(&path, &unlock), Err(KeyringError::Exists { .. })));
@@ -528,6 +532,9 @@ mod tests {
             assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
         }
         fs::set_permissions(&key_file, fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(LocalKeyring::open(&path, &unlock), Err(KeyringError::KeyFileOpenToOthers { mode: 0o640, .. })));
+        assert!(matches!(
+            LocalKeyring::open(&path, &unlock),
+            Err(KeyringError::KeyFileOpenToOthers { mode: 0o640, .. })
+        ));
     }
 }

@@ -358,10 +358,10 @@ impl Vault {
     }
 
     fn current(&self, tenant: [u8; 16]) -> Result<KeyName, KeyError> {
-        lock(&self.tenants).get(&tenant).map(|keys| keys.current.clone()).ok_or(KeyError::Denied {
-            key_ref: "none".to_owned(),
-            why: Denial::NoKeyConfigured,
-        })
+        lock(&self.tenants)
+            .get(&tenant)
+            .map(|keys| keys.current.clone())
+            .ok_or(KeyError::Denied { key_ref: "none".to_owned(), why: Denial::NoKeyConfigured })
     }
 
     /// SECURITY: the name in a stored row is a claim. Only keys configured for this tenant are ever asked, so a row cannot make us
@@ -379,10 +379,10 @@ impl Vault {
     }
 
     fn provider(&self, name: &KeyName) -> Result<Arc<dyn Kms>, KeyError> {
-        self.providers.get(name.provider.as_str()).cloned().ok_or_else(|| KeyError::Denied {
-            key_ref: name.key_ref.clone(),
-            why: Denial::NoKeyConfigured,
-        })
+        self.providers
+            .get(name.provider.as_str())
+            .cloned()
+            .ok_or_else(|| KeyError::Denied { key_ref: name.key_ref.clone(), why: Denial::NoKeyConfigured })
     }
 
     async fn within_deadline<T>(

@@ -140,7 +140,8 @@ pub(super) fn check_tag(head: &[u8], commit: &[u8], root: &Root) -> Result<(), S
     }
     let bad = SealError::Malformed { what: HEADER };
     let untagged = head.get(..UNTAGGED_BYTES).ok_or(bad)?;
-    let mut tag: [u8; TAG_BYTES] = head.get(UNTAGGED_BYTES..).and_then(|rest| rest.first_chunk().copied()).ok_or(bad)?;
+    let mut tag: [u8; TAG_BYTES] =
+        head.get(UNTAGGED_BYTES..).and_then(|rest| rest.first_chunk().copied()).ok_or(bad)?;
     root.key("header").open(NONCE, untagged, &mut tag, HEADER)
 }
 

@@ -80,7 +80,12 @@ impl SegmentWriter {
     ///
     /// # Errors
     /// As [`SegmentWriter::new`].
-    pub fn new_in(buffer: Vec<u8>, key: &DataKey, header: SegmentHeader, wrapped: &WrappedKey) -> Result<Self, SealError> {
+    pub fn new_in(
+        buffer: Vec<u8>,
+        key: &DataKey,
+        header: SegmentHeader,
+        wrapped: &WrappedKey,
+    ) -> Result<Self, SealError> {
         let root = Root::new(key, &header.object_id);
         let mut out = buffer;
         out.clear();
@@ -190,6 +195,9 @@ impl SegmentWriter {
 
 impl std::fmt::Debug for SegmentWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SegmentWriter").field("header", &self.header).field("frames", &self.frames).finish_non_exhaustive()
+        f.debug_struct("SegmentWriter")
+            .field("header", &self.header)
+            .field("frames", &self.frames)
+            .finish_non_exhaustive()
     }
 }

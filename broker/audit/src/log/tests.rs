@@ -275,9 +275,14 @@ async fn log_killed_after_every_line_counts_its_events_right() {
     for n in 0..12 {
         log.record(refusal(1, &format!("topic-{n}"))).await.unwrap();
         // What a kill here would leave behind.
-        let killed = World { folder: tempfile::tempdir().unwrap(), vault: Arc::clone(&world.vault), clock: Arc::clone(&world.clock) };
+        let killed = World {
+            folder: tempfile::tempdir().unwrap(),
+            vault: Arc::clone(&world.vault),
+            clock: Arc::clone(&world.clock),
+        };
         copy(world.folder.path(), killed.folder.path());
-        let again = killed.try_open(AuditConfig { folder: killed.folder.path().to_owned(), ..config.clone() }).await.unwrap();
+        let again =
+            killed.try_open(AuditConfig { folder: killed.folder.path().to_owned(), ..config.clone() }).await.unwrap();
         again.close().await.unwrap();
         assert!(killed.judge(&key).is_good(), "after {n}: {:?}", killed.judge(&key).first_fault());
     }
@@ -287,7 +292,8 @@ async fn log_killed_after_every_line_counts_its_events_right() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn log_that_is_being_written_verifies() {
     let world = World::new();
-    let log = world.try_open(AuditConfig { checkpoint_events: 3, file_bytes_max: 20_000, ..world.config() }).await.unwrap();
+    let log =
+        world.try_open(AuditConfig { checkpoint_events: 3, file_bytes_max: 20_000, ..world.config() }).await.unwrap();
     let key = log.public_key();
     let writer = tokio::spawn({
         let log = Arc::clone(&log);
@@ -376,7 +382,11 @@ async fn log_that_was_killed_opens_and_every_stream_is_signed_and_named_again() 
     let world = World::new();
     let log = world.open().await;
     log.record(refusal(1, "acknowledged")).await.unwrap();
-    let killed = World { folder: tempfile::tempdir().unwrap(), vault: Arc::clone(&world.vault), clock: Arc::clone(&world.clock) };
+    let killed = World {
+        folder: tempfile::tempdir().unwrap(),
+        vault: Arc::clone(&world.vault),
+        clock: Arc::clone(&world.clock),
+    };
     for entry in ["cluster", "000000000001"] {
         fs::create_dir(killed.folder.path().join(entry)).unwrap();
         fs::copy(world.file(entry), killed.file(entry)).unwrap();

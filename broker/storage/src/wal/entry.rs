@@ -217,13 +217,33 @@ mod tests {
     use super::*;
 
     fn header() -> Header {
-        Header { kind: Kind::Data, shard: 1, epoch: 2, seq: 3, writer: [4; 16], previous: [5; 32], body_bytes: 6, body_crc: 7 }
+        Header {
+            kind: Kind::Data,
+            shard: 1,
+            epoch: 2,
+            seq: 3,
+            writer: [4; 16],
+            previous: [5; 32],
+            body_bytes: 6,
+            body_crc: 7,
+        }
     }
 
     #[test]
     fn header_has_this_byte_form() {
         let bytes = header().to_bytes();
-        let expected = [b"SCHLWAL1".as_slice(), &[2, 0, 0, 0], &[0, 0, 0, 1], &[0, 0, 0, 0, 0, 0, 0, 2], &[0, 0, 0, 0, 0, 0, 0, 3], &[4; 16], &[5; 32], &[0, 0, 0, 6], &[0, 0, 0, 7]].concat();
+        let expected = [
+            b"SCHLWAL1".as_slice(),
+            &[2, 0, 0, 0],
+            &[0, 0, 0, 1],
+            &[0, 0, 0, 0, 0, 0, 0, 2],
+            &[0, 0, 0, 0, 0, 0, 0, 3],
+            &[4; 16],
+            &[5; 32],
+            &[0, 0, 0, 6],
+            &[0, 0, 0, 7],
+        ]
+        .concat();
         assert_eq!(bytes[..88], expected[..]);
         assert_eq!(Header::read(&bytes), Some(header()));
     }

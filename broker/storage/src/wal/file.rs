@@ -57,7 +57,9 @@ impl FileWal {
         for entry in std::fs::read_dir(&self.folder)? {
             let path = entry?.path();
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let Some((epoch, first)) = name.strip_suffix(".wal").and_then(|stem| stem.split_once('-')) else { continue };
+            let Some((epoch, first)) = name.strip_suffix(".wal").and_then(|stem| stem.split_once('-')) else {
+                continue;
+            };
             if let (Ok(epoch), Ok(first)) = (u64::from_str_radix(epoch, 16), u64::from_str_radix(first, 16)) {
                 files.push(Named { epoch, first, path });
             }
@@ -157,9 +159,13 @@ impl WalStore for FileWal {
 
     fn create(&mut self, epoch: u64, seq: u64, bytes: &[u8]) -> Result<(), WalError> {
         let length = bytes.len() as u64;
-        let fits = self.open.as_ref().is_some_and(|(open_epoch, open)| *open_epoch == epoch && open.position.saturating_add(length) <= open.size);
+        let fits = self.open.as_ref().is_some_and(|(open_epoch, open)| {
+            *open_epoch == epoch && open.position.saturating_add(length) <= open.size
+        });
         if !fits {
-            let started = self.start_file(epoch, seq, length).map_err(|error| if is_full(&error) { WalError::Full } else { WalError::Failed(error) })?;
+            let started = self
+                .start_file(epoch, seq, length)
+                .map_err(|error| if is_full(&error) { WalError::Full } else { WalError::Failed(error) })?;
             self.open = Some((epoch, started));
         }
         let Some((_, open)) = self.open.as_mut() else {
@@ -176,9 +182,11 @@ impl WalStore for FileWal {
         let mut spares = self.spares()?.len();
         for (n, named) in files.iter().enumerate() {
             let later = files.get(n.saturating_add(1)).filter(|later| later.epoch == named.epoch);
-            let being_written = later.is_none() && self.open.as_ref().is_some_and(|(open_epoch, _)| *open_epoch == named.epoch);
+            let being_written =
+                later.is_none() && self.open.as_ref().is_some_and(|(open_epoch, _)| *open_epoch == named.epoch);
             // Of an older epoch everything is behind; of the checkpoint's own, a file whose last entry is.
-            let behind = named.epoch < epoch || (named.epoch == epoch && later.is_some_and(|later| later.first.saturating_sub(1) <= seq));
+            let behind = named.epoch < epoch
+                || (named.epoch == epoch && later.is_some_and(|later| later.first.saturating_sub(1) <= seq));
             if being_written || !behind {
                 continue;
             }
@@ -196,7 +204,14 @@ impl WalStore for FileWal {
 }
 
 /// Reads whole entries from the start of a file; returns where they end and the sequence number expected next.
-fn read_entries(content: &Bytes, shard: u32, epoch: u64, first: u64, after: u64, entries: &mut Vec<Entry<Bytes>>) -> (usize, u64) {
+fn read_entries(
+    content: &Bytes,
+    shard: u32,
+    epoch: u64,
+    first: u64,
+    after: u64,
+    entries: &mut Vec<Entry<Bytes>>,
+) -> (usize, u64) {
     let (mut at, mut seq) = (0_usize, first);
     while let Some((header, body)) = whole_entry(content, at) {
         if header.shard != shard || header.epoch != epoch || header.seq != seq {
@@ -223,9 +238,13 @@ fn whole_entry(content: &Bytes, at: usize) -> Option<(Header, std::ops::Range<us
 /// only the very last can be torn; anything behind it means that bytes were changed.
 fn later_entry_behind(content: &Bytes, from: usize, shard: u32, epoch: u64, seq: u64) -> bool {
     let mut at = from;
-    while let Some(found) = content.get(at..).and_then(|rest| rest.windows(8).position(|window| window == b"SCHLWAL1")) {
+    while let Some(found) = content.get(at..).and_then(|rest| rest.windows(8).position(|window| window == b"SCHLWAL1"))
+    {
         at = at.saturating_add(found);
-        let later = content.get(at..).and_then(Header::read).is_some_and(|header| header.shard == shard && header.epoch == epoch && header.seq > seq);
+        let later = content
+            .get(at..)
+            .and_then(Header::read)
+            .is_some_and(|header| header.shard == shard && header.epoch == epoch && header.seq > seq);
         if later {
             return true;
         }
@@ -240,7 +259,16 @@ mod tests {
     use super::*;
 
     fn entry(epoch: u64, seq: u64, body: &[u8]) -> Vec<u8> {
-        let header = Header { kind: Kind::Data, shard: 7, epoch, seq, writer: [1; 16], previous: [0; 32], body_bytes: body.len() as u32, body_crc: super::super::crc32c(body) };
+        let header = Header {
+            kind: Kind::Data,
+            shard: 7,
+            epoch,
+            seq,
+            writer: [1; 16],
+            previous: [0; 32],
+            body_bytes: body.len() as u32,
+            body_crc: super::super::crc32c(body),
+        };
         [&header.to_bytes()[..], body].concat()
     }
 

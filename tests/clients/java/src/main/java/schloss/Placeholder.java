@@ -1,1 +1,0 @@
-package schloss; class Placeholder {}
