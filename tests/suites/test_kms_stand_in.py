@@ -259,6 +259,17 @@ def test_a_role_is_lent_to_its_trusted_account_with_its_external_id_only(kms):
     assert code_of(kms.boto(session).generate_data_key, KeyId=key, KeySpec="AES_256") == "ExpiredTokenException"
 
 
+def test_an_instance_gets_its_roles_credentials_with_a_token_only(kms):
+    import botocore.utils
+    kms.imds.role = kms.role(f"arn:aws:iam::{kms.account}:role/instance")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(kms.url + "/latest/meta-data/iam/security-credentials/")
+    got = botocore.utils.InstanceMetadataFetcher(base_url=kms.url + "/").retrieve_iam_role_credentials()
+    session = kms.identities[got["access_key"]]
+    assert got["role_name"] == "instance" and got["token"] == session.session_token
+    assert code_of(kms.boto(session).generate_data_key, KeyId=kms.create_key(), KeySpec="AES_256") == "ok"
+
+
 def test_faults_strike_their_operation_and_key_only_and_are_counted(kms):
     one, two, c = kms.create_key(), kms.create_key(), kms.boto()
     made = c.generate_data_key(KeyId=one, KeySpec="AES_256")["CiphertextBlob"]

@@ -1,4 +1,4 @@
-"""AWS KMS (and the two verbs of STS that lead to it) as a server of the tests' own: keys have states, policies deny,
+"""AWS KMS (and what of STS and of an instance's metadata leads to it) as a server of the tests' own: keys have states, policies deny,
 contexts bind, every request's signature is checked, and faults can be ordered.
 
     kms = Kms().start()

@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass
 
 HEAD_MAX, BODY_MAX = 64 * 1024, 1024 * 1024
-REASON = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 413: "Payload Too Large", 500: "Internal Server Error", 503: "Service Unavailable"}
+REASON = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 413: "Payload Too Large", 500: "Internal Server Error", 503: "Service Unavailable"}
 
 
 @dataclass

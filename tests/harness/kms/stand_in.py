@@ -11,6 +11,7 @@ from . import sigv4, sts
 from .calls import ERRORS, Call, Calls, Fault
 from .errors import AwsError
 from .http import Server
+from .imds import Imds
 from .identities import Identity, Role
 from .keys import id_in
 from .operations import Operations
@@ -31,6 +32,7 @@ class Kms:
         self.identities = {}
         self.root = self.identity(f"arn:aws:iam::{account}:user/schloss", account)
         self.operations = Operations(self)
+        self.imds = Imds(self)
         self.server = Server(self.serve)
 
     # What a test does
@@ -115,6 +117,9 @@ class Kms:
     # How a request goes
 
     def serve(self, request, connection):
+        if request.path.startswith("/latest/"):
+            status, body = self.imds.answer(request)
+            return connection.answer(status, body.encode(), "text/plain")
         try:
             if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
                 return self.serve_sts(request, connection)
