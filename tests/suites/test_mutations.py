@@ -211,6 +211,7 @@ def ground(tmp_path_factory):
     g.topic("untouched")
     assert g.broker.stop() == 0
     subprocess.run(["cp", "-a", "--sparse=always", g.broker.data, g.kept], check=True)
+    g.before = {n: g.manifest.object_ids(g.ids["acme", n]) for n in g.names.values()}
     yield g
     clients.forget(g.broker)
     shutil.rmtree(g.broker.folder, ignore_errors=True)
@@ -253,6 +254,21 @@ def test_an_edit_that_says_nothing_about_records_is_harmless(ground, judged, mut
 def test_topics_and_tenants_whose_data_were_left_alone_are_served(ground, judged):
     assert {n: judged[0][n] for n in ("untouched", "other", ground.wide_other, "globex theirs", f"globex {ground.wide_theirs}")} == dict.fromkeys(
         ("untouched", "other", ground.wide_other, "globex theirs", f"globex {ground.wide_theirs}"), "right")
+
+
+@pytest.mark.parametrize("mutation", [*OBJECTS, *FRAMES, *(m for m, (expected, _) in ROWS.items() if expected == REFUSED)])
+def test_what_was_altered_is_in_the_audit_log(ground, judged, mutation):
+    """By the object's name: as the row named it before the edit, or after."""
+    name = ground.names[mutation]
+    names = {o.hex() for o in ground.before[name]} | {o.hex() for o in ground.manifest.object_ids(ground.ids["acme", name])}
+    told = [e for e in judged[2] if "IntegrityFailure" in json.dumps(e) and any(n in json.dumps(e) for n in names)]
+    assert told, f"{mutation}: no event names the object"
+
+
+def test_every_altered_object_is_counted_by_the_metric(ground, judged):
+    refused = [m for m, n in ground.names.items() if judged[0][n] == "refused"]
+    counted = float(re.search(r"(?m)^schloss_integrity_failures\w* ([0-9.]+)", judged[1]).group(1))
+    assert len(refused) > 30 and counted >= len(refused)
 
 
 ACME_KEY, GLOBEX_KEY = (111_111_111_111).to_bytes(16, "big"), GLOBEX.to_bytes(16, "big")
