@@ -123,7 +123,7 @@ class Segment:
         return encryption_context(h.cluster, h.tenant, "segment", segment=h.segment.hex())
 
     def open(self, data_key):
-        """Checks header and footer and reads the index."""
+        """Checks header and footer; `index` is then what the footer holds."""
         h = self.header
         must(derive(data_key, h.object_id, b"commit") == h.commit, "key commitment")
         must(AESGCM(derive(data_key, h.object_id, b"header")).decrypt(nonce(4, 0), h.tag, self.raw[:164]) == b"", "tag of the header")
@@ -134,9 +134,13 @@ class Segment:
         bound = struct.pack(">H", SUITE) + h.object_id + h.tenant + struct.pack(">IQI", self.frame_count, self.footer_at, footer_len)
         plain = AESGCM(derive(data_key, h.object_id, b"footer")).decrypt(nonce(3, self.frame_count), self.raw[self.footer_at:-16], bound)
         must(int.from_bytes(plain[:4], "big") == self.frame_count and plain[4:36] == self.tags_digest(), "frame count and digest in the footer")
-        self.frames = parse_index(plain[36:])
-        must(sorted(f.number for f in self.frames) == list(range(self.frame_count)), "frames of the index")
+        self.index = plain[36:]
         return self
+
+    def frames(self):
+        found = parse_index(self.index)
+        must(sorted(f.number for f in found) == list(range(self.frame_count)), "frames of the index")
+        return found
 
     def tags_digest(self):
         at, digest = HEAD, hashlib.sha256()
@@ -158,7 +162,7 @@ class Segment:
 
     def batches(self):
         """(topic id, partition, batch bytes) of everything in the object."""
-        for f in self.frames:
+        for f in self.frames():
             plain, at = self.plaintext(f), 0
             while at < len(plain):
                 size = 12 + int.from_bytes(plain[at + 8:at + 12], "big")

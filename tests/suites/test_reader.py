@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import secrets
 import shutil
 import struct
@@ -81,6 +82,16 @@ def test_a_header_names_tenant_cluster_and_its_own_file(written):
         assert tenants == {t for t, number in b.tenants.items() if number == reader.account(s.header.tenant)}
         clusters.add(s.header.cluster)
     assert len(clusters) == 1
+
+
+def test_the_fixed_bytes_in_the_unit_tests_open_by_the_documentation():
+    """Reader and writer agree on one object that never changes, so neither can drift with the other."""
+    source = (env.TREE / "crypto/src/segment/tests.rs").read_text()
+    head, rest = (bytes.fromhex(re.sub(r"[^0-9a-f]", "", re.search(rf'const {n}: &str = "(.*?)"', source, re.S).group(1))) for n in ("HEAD_HEX", "REST_HEX"))
+    s = reader.Segment(head.ljust(4096, b"\0") + rest).open(b"\1" * 32)
+    assert s.wrapped_key() == reader.Wrapped("local", "k", b"\1\2\3") and s.index == b"the index"
+    frames = [reader.Frame(b"\x77" * 16, 0, n, *where, n * 10, n * 10 + 9, 0) for n, where in enumerate([(4096, 32), (4128, 27), (4155, 35)])]
+    assert [s.plaintext(f) for f in frames] == [b"first frame", b"second", b"third and last"]
 
 
 def test_the_reader_is_a_command(written):
