@@ -72,5 +72,22 @@ class KmsSchloss(Schloss):
         (self.client_ca_folder() / f"{alias}.pem").write_bytes(ca.cert.public_bytes(serialization.Encoding.PEM))
         ca.issue(self.folder / "clients" / alias / "admin", common_name("admin"), trust=trusted, p12=False)
 
-    def context_tenant(self, alias):
-        return self.tenants[alias]
+    def operate(self, *arguments, timeout=120):
+        """A command, by way of the operator door where it needs the broker; its JSON result."""
+        done = self.run(*arguments, "--dir", self.folder, "--output", "json", timeout=timeout)
+        assert done.returncode == 0, f"schloss {' '.join(map(str, arguments))} ended with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return json.loads(done.stdout)
+
+    def objects(self, alias):
+        """Segment objects of a tenant as they lie on the disk."""
+        folder = self.data / "objects" / "seg" / self.tenants[alias]
+        return sorted(p for p in folder.rglob("*") if p.is_file()) if folder.exists() else []
+
+    def metric(self, name, **labels):
+        """The sum of a metric's samples that carry these labels."""
+        total = 0.0
+        for line in self.admin_get("/metrics")[1].splitlines():
+            head, _, value = line.rpartition(" ")
+            if re.match(rf"{re.escape(name)}(\{{|$)", head) and all(f'{k}="{v}"' in head for k, v in labels.items()):
+                total += float(value)
+        return total

@@ -62,10 +62,12 @@ class Connection(asyncio.Protocol):
         self.server.requests += 1
         self.server.serve(Request(method, path, query, headers, body), self)
 
-    def answer(self, status, body, kind="application/x-amz-json-1.1"):
+    def answer(self, status, body, kind="application/x-amz-json-1.1", **headers):
+        """`headers`: more of them, `_` for `-`."""
         if self.transport.is_closing():
             return
-        head = f"HTTP/1.1 {status} {REASON.get(status, '-')}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"HTTP/1.1 {status} {REASON.get(status, '-')}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+        head += "".join(f"{n.replace('_', '-')}: {v}\r\n" for n, v in headers.items()) + "\r\n"
         self.transport.write(head.encode() + body)
         self.busy = False
         self.next()

@@ -119,7 +119,7 @@ class Kms:
     def serve(self, request, connection):
         if request.path.startswith("/latest/"):
             status, body = self.imds.answer(request)
-            return connection.answer(status, body.encode(), "text/plain")
+            return connection.answer(status, body.encode(), "text/plain", X_Aws_Ec2_Metadata_Token_Ttl_Seconds=21600)
         try:
             if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
                 return self.serve_sts(request, connection)
