@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use schloss_audit::{AuditConfig, AuditError, AuditLog, Class, Event, Verdict};
 use schloss_authz::{CertificateFacts, Keys, Organisation, RequestContext, ResourceRef, Session as Policies, can};
 use schloss_certs::{ClientIdentity, ReloadingTls, TlsFiles};
 use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
 use schloss_crypto::random_array;
-use schloss_kms::{TenantKeyState, Vault};
+use schloss_kms::Vault;
 use schloss_metadata::{Metadata, MetadataError, SqliteMetadata};
 use schloss_storage::{Engine, EngineConfig, OpenError};
 use tokio::net::TcpListener;
@@ -24,6 +25,7 @@ use crate::catalog::{Catalog, CatalogLimits};
 use crate::cli::{Failure, Number};
 use crate::config::{Advertised, Config};
 use crate::groups::Groups;
+use crate::key_states::{self, Waiting};
 use crate::keys::{self, Recorder};
 use crate::net::BUDGET_UNIT_BYTES;
 use crate::producers::Producers;
@@ -31,8 +33,8 @@ use crate::session::Session;
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Tenancy, Tenant, tenant_id};
 
-/// A disabled KMS key is noticed within this, and so is an enabled one.
-const KEY_PROOF: Duration = Duration::from_secs(30);
+/// Tenants opened at once.
+const OPENINGS_MAX: usize = 32;
 /// How often the organisation's folder and the certificates are looked at for changes.
 const RELOAD_EVERY: Duration = Duration::from_millis(300);
 
@@ -61,8 +63,12 @@ pub struct Broker {
     pub audit: Arc<AuditLog>,
     /// Metrics.
     pub metrics: Metrics,
-    metadata: Arc<dyn Metadata>,
-    vault: Arc<Vault>,
+    /// The slow facts.
+    pub metadata: Arc<dyn Metadata>,
+    /// The keys.
+    pub vault: Arc<Vault>,
+    /// Tenants that are not open because their KMS key is away.
+    pub waiting: Waiting,
     requests: AtomicU64,
     draining: AtomicBool,
     organisation_changed: watch::Sender<u64>,
@@ -124,6 +130,7 @@ impl Broker {
         vault.attach_sink(Arc::new(Recorder(Arc::clone(&audit))));
         let engine =
             open_engine(&config, cluster, Arc::clone(&metadata), Arc::clone(&vault), Arc::clone(&clock)).await?;
+        vault.attach_watch(Arc::new(key_states::Watch { engine: Arc::downgrade(&engine), audit: Arc::clone(&audit) }));
         let tenancy = Tenancy::new(organisation, digest).map_err(|error| {
             Failure::new(Number::Organisation, error, "report this: the policy engine did not start")
         })?;
@@ -137,6 +144,7 @@ impl Broker {
             metrics: Metrics::new(),
             metadata,
             vault,
+            waiting: Waiting::default(),
             requests: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             organisation_changed: watch::Sender::new(0),
@@ -153,7 +161,7 @@ impl Broker {
         let admin = tokio::spawn(crate::http::serve(admin, Arc::clone(self)));
         let watcher = tokio::spawn(watch_files(Arc::clone(self)));
         let ticker = tokio::spawn(tick_groups(Arc::clone(self)));
-        let prover = tokio::spawn(prove_keys(Arc::clone(self)));
+        let prover = tokio::spawn(key_states::prove_keys(Arc::clone(self)));
         ready();
         let serving = tokio::spawn(crate::net::serve(kafka, Arc::clone(self), stop.clone()));
         let stopped = stop.wait_for(|stop| *stop).await.map(drop);
@@ -224,8 +232,10 @@ impl Broker {
         {
             return Err(fail(&"the certificate is of another tenant than the host name dialled"));
         }
-        let tenant =
-            self.tenancy.tenant(number).ok_or_else(|| fail(&"the tenant is not open: its keys cannot be had now"))?;
+        let tenant = self.tenancy.tenant(number).ok_or_else(|| {
+            let why = self.waiting.want(number).unwrap_or_default();
+            fail(&format!("the tenant is not open: its keys cannot be had now: {why}"))
+        })?;
         let principal = entry.identify(&facts(&identity)).map_err(|error| fail(&error))?;
         let policies = self.tenancy.policies().bind(&principal).map_err(|error| fail(&error))?;
         let advertised = match own_name {
@@ -361,12 +371,57 @@ impl Broker {
         let hosts = organisation.tenants().flat_map(|tenant| tenant.hosts()).map(ToString::to_string);
         self.tls.set_hosts(hosts.collect());
         self.vault.set_tenants(keys::tenant_keys(&self.config, &organisation));
-        for entry in organisation.tenants() {
-            let Some(id) = tenant_id(entry).filter(|id| self.tenancy.tenant(*id).is_none()) else { continue };
-            let tenant = self.open_tenant(id, entry).await?;
-            self.tenancy.add(Arc::new(tenant));
+        let absent = organisation.tenants().filter_map(tenant_id).filter(|id| self.tenancy.tenant(*id).is_none());
+        let openings = absent.map(|id| self.add_tenant(id)).collect::<Vec<_>>();
+        futures::stream::iter(openings).buffer_unordered(OPENINGS_MAX).try_collect::<()>().await
+    }
+
+    /// Opens a tenant that waits, quietly when its key is still away.
+    pub async fn try_tenant(&self, id: TenantId) {
+        if let Err(failure) = self.add_tenant(id).await {
+            tracing::error!(tenant = %id, %failure, "a tenant could not be opened");
         }
+    }
+
+    /// Opens a tenant, or notes that it waits for its KMS key.
+    async fn add_tenant(&self, id: TenantId) -> Result<(), Failure> {
+        let organisation = self.tenancy.policies().organisation();
+        let Some(entry) = organisation.tenants().find(|entry| tenant_id(entry) == Some(id)) else {
+            self.waiting.take(id);
+            return Ok(());
+        };
+        if let Some(why) = self.key_away(id).await? {
+            if self.waiting.put(id, why.clone()) {
+                tracing::error!(tenant = %id, why, "a tenant is not served: its KMS key cannot be used; it is tried again");
+            }
+            return Ok(());
+        }
+        let tenant = self.open_tenant(id, entry).await?;
+        self.tenancy.add(Arc::new(tenant));
+        self.waiting.take(id);
+        tracing::info!(tenant = %id, "a tenant is open");
         Ok(())
+    }
+
+    /// Why a tenant's keys cannot be had now; opens what recovery had to leave sealed when they can.
+    async fn key_away(&self, id: TenantId) -> Result<Option<String>, Failure> {
+        let refused = |error: &dyn std::fmt::Display| {
+            Failure::new(
+                Number::Kms,
+                format!("keys of tenant {id}: {error}"),
+                "the manifest's wrapped keys were altered or are of another installation: restore the data folder",
+            )
+        };
+        match self.engine.tenant_keys(id).await {
+            Ok(_) => {}
+            Err(error) if error.key_is_away() => return Ok(Some(error.to_string())),
+            Err(error) => return Err(refused(&error)),
+        }
+        match self.engine.unlock(id).await {
+            Ok(()) => Ok(None),
+            Err(error) if error.key_is_away() => Ok(Some(error.to_string())),
+            Err(error) => Err(refused(&error)),
+        }
     }
 
     async fn open_tenant(&self, id: TenantId, entry: &schloss_authz::Tenant) -> Result<Tenant, Failure> {
@@ -378,13 +433,6 @@ impl Broker {
                 "restore the data folder from a backup, or see the manual, chapter operations",
             )
         };
-        let keys = self.engine.tenant_keys(id).await.map_err(|error| {
-            Failure::new(
-                Number::Kms,
-                format!("keys of tenant {id}: {error}"),
-                "check the tenant's KMS key and the key service, then start again; nothing was changed",
-            )
-        })?;
         let catalog_limits = CatalogLimits {
             topics_max: limits.topics_per_tenant_max,
             partitions_max: limits.partitions_per_tenant_max,
@@ -396,7 +444,7 @@ impl Broker {
             Arc::clone(&self.clock),
             self.config.topic_defaults.clone(),
             catalog_limits,
-            keys,
+            Arc::clone(&self.vault),
         )
         .await;
         let state = self.engine.state(id);
@@ -412,7 +460,7 @@ impl Broker {
             groups: Arc::new(groups),
             producers,
             request_memory: Arc::new(Semaphore::new(units)),
-            key_denied: AtomicBool::new(false),
+            vault: Arc::clone(&self.vault),
             active: AtomicBool::new(false),
         })
     }
@@ -486,24 +534,6 @@ async fn watch_files(broker: Arc<Broker>) {
             Ok(Ok(false)) => {}
             Ok(Err(error)) => tracing::error!(%error, "certificates could not be reloaded; the old ones stay in use"),
             Err(error) => tracing::error!(%error, "certificates could not be reloaded"),
-        }
-    }
-}
-
-/// Proves the keys of tenants that are in use, so that a disabled key stops its tenant, and only it, within [`KEY_PROOF`].
-async fn prove_keys(broker: Arc<Broker>) {
-    loop {
-        tokio::time::sleep(KEY_PROOF / 3).await;
-        let tenants = broker.tenancy.tenants();
-        for tenant in tenants.iter().filter(|tenant| tenant.active.swap(false, Ordering::Relaxed)) {
-            broker.vault.mark_used(tenant.id.to_bytes());
-        }
-        broker.vault.probe(KEY_PROOF).await;
-        for tenant in tenants {
-            let denied = matches!(broker.vault.tenant_state(tenant.id.to_bytes()), TenantKeyState::Denied(_));
-            if tenant.key_denied.swap(denied, Ordering::AcqRel) != denied {
-                tracing::warn!(tenant = %tenant.id, denied, "the state of a tenant's KMS key changed");
-            }
         }
     }
 }

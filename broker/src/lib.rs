@@ -11,6 +11,7 @@ pub mod dispatch;
 pub mod fetch_session;
 pub mod groups;
 pub mod http;
+pub mod key_states;
 pub mod keys;
 pub mod manual;
 pub mod net;

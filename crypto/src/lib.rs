@@ -48,5 +48,5 @@ pub use segment::{
     FrameFacts, FrameRef, ObjectExpectation, SealedSegment, SegmentHeader, SegmentOpener, SegmentWriter,
 };
 pub use value::{IndexKey, open_value, seal_value};
-pub use vault::{Denial, KeyError, KeyVault, Outage, WrappedKey};
+pub use vault::{Denial, KeyError, KeyVault, Outage, Standing, WrappedKey};
 pub use wal::{EntryId, WalKeys};

@@ -75,22 +75,22 @@ impl EngineConfig {
     }
 }
 
-struct ShardHandle {
-    shared: Arc<ShardShared>,
-    commands: Sender<Command>,
+pub(crate) struct ShardHandle {
+    pub(crate) shared: Arc<ShardShared>,
+    pub(crate) commands: Sender<Command>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// The log of all tenants.
 pub struct Engine {
-    shards: Vec<ShardHandle>,
-    partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
-    metadata: Arc<dyn Metadata>,
-    objects: Arc<dyn ObjectStore>,
-    clock: Arc<dyn Clock>,
-    reader: Reader,
-    flusher: Arc<Flusher>,
-    counters: Arc<Counters>,
+    pub(crate) shards: Vec<ShardHandle>,
+    pub(crate) partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
+    pub(crate) metadata: Arc<dyn Metadata>,
+    pub(crate) objects: Arc<dyn ObjectStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) reader: Reader,
+    pub(crate) flusher: Arc<Flusher>,
+    pub(crate) counters: Arc<Counters>,
     maintenance: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
@@ -169,6 +169,7 @@ impl Engine {
                 abandoned: AtomicBool::new(false),
                 tail_bytes: AtomicUsize::new(recovered.tail_bytes),
                 oldest: Mutex::new(recovered.oldest),
+                locked: Mutex::new(recovered.locked),
             });
             let (commands, receiver) = mpsc::channel();
             let shard = Shard {
@@ -272,7 +273,7 @@ impl Engine {
         Ok(())
     }
 
-    fn partition(&self, id: PartitionId) -> Option<Arc<Partition>> {
+    pub(crate) fn partition(&self, id: PartitionId) -> Option<Arc<Partition>> {
         self.partitions.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
@@ -357,7 +358,7 @@ impl Engine {
                 handle.shared.left_tail(dropped);
                 let mut states = handle.shared.states();
                 for kind in [shard::STATE_EPOCHS, shard::STATE_PRODUCERS] {
-                    let record = StateRecord { key: shard::own_key(kind, &partition), value: None };
+                    let record = StateRecord { key: crate::append::own_key(kind, &partition), value: None };
                     states.apply(partition.tenant, &record);
                 }
             }
@@ -370,6 +371,15 @@ impl Engine {
         for index in 0..partitions {
             if let Some(partition) = self.partition(PartitionId { topic, index }) {
                 partition.write().config = config;
+            }
+        }
+    }
+
+    /// Says which KMS key a topic's records are sealed under from now on; none is the tenant's current one.
+    pub fn set_key_ref(&self, topic: TopicId, partitions: i32, key_ref: Option<Arc<str>>) {
+        for index in 0..partitions {
+            if let Some(partition) = self.partition(PartitionId { topic, index }) {
+                partition.write().key_ref.clone_from(&key_ref);
             }
         }
     }
@@ -706,10 +716,10 @@ fn snapshot(partition: &Partition) -> (Vec<Part>, Vec<crate::partition::TailBatc
 async fn load_partitions(metadata: &dyn Metadata) -> Result<HashMap<PartitionId, Arc<Partition>>, OpenError> {
     let mut partitions = HashMap::new();
     for row in metadata.partitions().await? {
-        partitions.insert(
-            row.partition,
-            Arc::new(Partition::new(row.partition, row.tenant, row.shard, row.log_start, LogConfig::default())),
-        );
+        // Until the tenant's settings are read nothing of it may expire: they may never be, while its key is away.
+        let config = LogConfig { retention_ms: -1, retention_bytes: -1, ..LogConfig::default() };
+        partitions
+            .insert(row.partition, Arc::new(Partition::new(row.partition, row.tenant, row.shard, row.log_start, config)));
     }
     let segments: HashMap<[u8; 32], Arc<Segment>> =
         metadata.segments().await?.into_iter().map(|row| (row.object_id, Arc::new(Segment::new(row)))).collect();

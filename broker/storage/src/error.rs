@@ -152,3 +152,15 @@ pub enum OpenError {
     #[error(transparent)]
     KeyTrouble(#[from] crate::keys::KeyTrouble),
 }
+
+impl OpenError {
+    /// Whether it is only that a KMS key cannot be used now.
+    #[must_use]
+    pub const fn key_is_away(&self) -> bool {
+        match self {
+            Self::KeyTrouble(trouble) => trouble.key_is_away(),
+            Self::Key(KeyError::Denied { .. } | KeyError::Unreachable { .. }) => true,
+            _ => false,
+        }
+    }
+}

@@ -9,10 +9,11 @@ use schloss_core::{ClusterId, TenantId};
 use schloss_crypto::{EncryptionContext, KeyVault, Purpose, random_array, seal_value};
 use schloss_metadata::{FlushCommit, Metadata, MetadataError, PartRow, SegmentRow, StateRow};
 
+use crate::append::own_key;
 use crate::keys::TenantKeys;
 use crate::partition::{Part, Partition, TailBatch};
 use crate::segment::{self, Build, Built, Segment, object_path};
-use crate::shard::{OWN_STATE, STATE_PRODUCERS, ShardShared, own_key};
+use crate::shard::{OWN_STATE, STATE_PRODUCERS, ShardShared};
 
 /// Kind byte of state keys in the name index.
 const INDEX_STATE: u8 = 2;
@@ -24,11 +25,13 @@ pub struct FlushPlan {
     shared: Arc<ShardShared>,
     checkpoint: (u64, u64),
     now_ms: i64,
-    tails: HashMap<TenantId, Vec<(Arc<Partition>, i64, Vec<TailBatch>)>>,
+    tails: HashMap<TenantId, Vec<Tail>>,
     state: Vec<(TenantId, Bytes, Option<Bytes>)>,
     producers: Vec<Arc<Partition>>,
     /// First entry of each tenant that is not flushed.
     oldest: HashMap<TenantId, (u64, u64)>,
+    /// First entry with something that is still sealed since the start.
+    locked: Option<(u64, u64)>,
 }
 
 /// A flush that is committed.
@@ -49,6 +52,7 @@ impl FlushPlan {
             state: Vec::new(),
             producers: Vec::new(),
             oldest: std::mem::take(&mut *shared.oldest()),
+            locked: shared.locked().values().filter_map(|locked| locked.first()).min(),
         };
         let partitions: Vec<Arc<Partition>> =
             shared.partitions.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
@@ -56,6 +60,7 @@ impl FlushPlan {
             let inner = partition.read();
             let batches: Vec<TailBatch> = inner.tail.iter().cloned().collect();
             let part_bytes_max = inner.config.segment_bytes;
+            let key_ref = inner.key_ref.clone();
             drop(inner);
             let mut writer = partition.writer();
             if std::mem::take(&mut writer.producers_dirty) {
@@ -68,7 +73,12 @@ impl FlushPlan {
             }
             drop(writer);
             if !batches.is_empty() {
-                plan.tails.entry(partition.tenant).or_default().push((partition, part_bytes_max, batches));
+                plan.tails.entry(partition.tenant).or_default().push(Tail {
+                    partition,
+                    part_bytes_max,
+                    key_ref,
+                    batches,
+                });
             }
         }
         let mut states = shared.states();
@@ -103,16 +113,27 @@ impl FlushPlan {
 /// A tail at least this long gets an object of its own, so that deleting its topic frees the disk at once.
 const OWN_OBJECT_BYTES: usize = 4 << 20;
 
-type Tail = (Arc<Partition>, i64, Vec<TailBatch>);
+/// One partition's share of a flush.
+#[derive(Clone)]
+struct Tail {
+    partition: Arc<Partition>,
+    part_bytes_max: i64,
+    /// The KMS key the topic names.
+    key_ref: Option<Arc<str>>,
+    batches: Vec<TailBatch>,
+}
 
-/// What goes into one object each: long tails alone, all short ones together.
+/// What goes into one object each: long tails alone, all short ones of one KMS key together, so that ten thousand partitions
+/// rolling are not ten thousand data keys.
 fn objects_of(tails: &[Tail]) -> Vec<Vec<Tail>> {
-    let long = |tail: &&Tail| tail.2.iter().map(TailBatch::size).sum::<usize>() >= OWN_OBJECT_BYTES;
+    let long = |tail: &&Tail| tail.batches.iter().map(TailBatch::size).sum::<usize>() >= OWN_OBJECT_BYTES;
     let (alone, short): (Vec<&Tail>, Vec<&Tail>) = tails.iter().partition(long);
     let mut objects: Vec<Vec<Tail>> = alone.into_iter().map(|tail| vec![tail.clone()]).collect();
-    if !short.is_empty() {
-        objects.push(short.into_iter().cloned().collect());
+    let mut by_key: HashMap<Option<Arc<str>>, Vec<Tail>> = HashMap::new();
+    for tail in short {
+        by_key.entry(tail.key_ref.clone()).or_default().push(tail.clone());
     }
+    objects.extend(by_key.into_values());
     objects
 }
 
@@ -156,7 +177,7 @@ impl Flusher {
             }
         }
         // Replay must still find what stays behind.
-        for name in left.keys().filter_map(|tenant| plan.oldest.get(tenant)) {
+        for name in left.keys().filter_map(|tenant| plan.oldest.get(tenant)).chain(&plan.locked) {
             commit.checkpoint = commit.checkpoint.min((name.0, name.1.saturating_sub(1)));
         }
         let checkpoint = commit.checkpoint;
@@ -205,7 +226,7 @@ impl Flusher {
         &self,
         plan: &FlushPlan,
         tenant: TenantId,
-        tails: &[(Arc<Partition>, i64, Vec<TailBatch>)],
+        tails: &[Tail],
     ) -> Result<(SegmentRow, Vec<PartRow>), String> {
         let segment_id: [u8; 16] = random_array();
         let context = EncryptionContext {
@@ -213,7 +234,10 @@ impl Flusher {
             tenant: tenant.to_bytes(),
             purpose: Purpose::Segment { segment: segment_id },
         };
-        let (key, wrapped) = self.vault.generate(&context).await.map_err(|error| error.to_string())?;
+        let (key, wrapped) = self.vault
+            .generate_under(&context, tails.first().and_then(|tail| tail.key_ref.as_deref()))
+            .await
+            .map_err(|error| error.to_string())?;
         let build = Build {
             tenant,
             cluster: self.cluster,
@@ -221,7 +245,7 @@ impl Flusher {
             now_ms: plan.now_ms,
             partitions: tails
                 .iter()
-                .map(|(partition, part_bytes_max, batches)| (partition.id, *part_bytes_max, batches.clone()))
+                .map(|tail| (tail.partition.id, tail.part_bytes_max, tail.batches.clone()))
                 .collect(),
         };
         let spare = std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner));
@@ -244,14 +268,24 @@ impl Flusher {
         }
     }
 
-    /// Keys of a tenant's rows, opened once.
+    /// Keys of a tenant's rows, opened again whenever their KMS key was not proved lately.
     pub async fn tenant_keys(&self, tenant: TenantId) -> Result<TenantKeys, crate::keys::KeyTrouble> {
-        if let Some(keys) = self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&tenant) {
-            return Ok(keys.clone());
+        let held = self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&tenant).cloned();
+        if let Some(keys) = held
+            && keys.usable(&*self.vault, tenant)
+        {
+            return Ok(keys);
         }
         let keys = TenantKeys::open(&*self.metadata, &*self.vault, self.cluster, tenant).await?;
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant, keys.clone());
         Ok(keys)
+    }
+
+    /// Wipes a tenant's keys, and those that may not be held any longer.
+    pub fn forget(&self, tenant: TenantId) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.remove(&tenant);
+        keys.retain(|tenant, keys| keys.usable(&*self.vault, *tenant));
     }
 
     async fn seal_state(&self, state: &[(TenantId, Bytes, Option<Bytes>)]) -> Result<Vec<StateRow>, String> {
@@ -286,8 +320,8 @@ fn show(plan: &FlushPlan, segments: &[SegmentRow], parts: &[PartRow]) {
     let segments: HashMap<[u8; 32], Arc<Segment>> =
         segments.iter().map(|row| (row.object_id, Arc::new(Segment::new(row.clone())))).collect();
     let flushed: HashSet<TenantId> = segments.values().map(|segment| segment.row.tenant).collect();
-    for (partition, _, batches) in
-        plan.tails.values().flatten().filter(|(partition, _, _)| flushed.contains(&partition.tenant))
+    for Tail { partition, batches, .. } in
+        plan.tails.values().flatten().filter(|tail| flushed.contains(&tail.partition.tenant))
     {
         let mut inner = partition.write();
         let log_start = inner.log_start;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use schloss_core::{ClusterId, TenantId};
-use schloss_crypto::{DataKey, EncryptionContext, IndexKey, KeyError, KeyVault, Purpose, SealError, WrappedKey};
+use schloss_crypto::{DataKey, EncryptionContext, IndexKey, KeyError, KeyVault, Purpose, SealError, Standing, WrappedKey};
 use schloss_metadata::{KeyRow, Metadata, MetadataError};
 
 /// Why a long-lived key cannot be had.
@@ -20,7 +20,15 @@ pub enum KeyTrouble {
     Sealed(#[from] SealError),
 }
 
-/// Opens the newest stored key of a purpose, or makes and stores the first one.
+impl KeyTrouble {
+    /// Whether it is only that the KMS key cannot be used now.
+    #[must_use]
+    pub const fn key_is_away(&self) -> bool {
+        matches!(self, Self::Key(KeyError::Denied { .. } | KeyError::Unreachable { .. }))
+    }
+}
+
+/// Opens the newest stored key of a purpose, or makes and stores the first one; with it the KMS key that wrapped it.
 ///
 /// # Errors
 /// [`KeyTrouble`].
@@ -30,15 +38,16 @@ pub async fn stored_key(
     cluster: ClusterId,
     tenant: [u8; 16],
     purpose: Purpose,
-) -> Result<Arc<DataKey>, KeyTrouble> {
+) -> Result<(Arc<DataKey>, String), KeyTrouble> {
     let context = EncryptionContext { cluster: cluster.to_bytes(), tenant, purpose };
     if let Some(row) = metadata.keys(tenant, purpose.name()).await?.pop() {
-        return Ok(vault.open(&context, &WrappedKey::from_bytes(&row.wrapped)?).await?);
+        let wrapped = WrappedKey::from_bytes(&row.wrapped)?;
+        return Ok((vault.open(&context, &wrapped).await?, wrapped.key_ref));
     }
     let (key, wrapped) = vault.generate(&context).await?;
     let row = KeyRow { tenant, purpose: purpose.name().to_owned(), generation: 0, wrapped: wrapped.to_bytes()? };
     metadata.add_key(row).await?;
-    Ok(key)
+    Ok((key, wrapped.key_ref))
 }
 
 /// What seals a tenant's rows in the manifest.
@@ -48,6 +57,8 @@ pub struct TenantKeys {
     pub metadata: Arc<DataKey>,
     /// Finds them.
     pub index: Arc<IndexKey>,
+    /// The KMS keys that opened them.
+    key_refs: [Arc<str>; 2],
 }
 
 impl TenantKeys {
@@ -61,9 +72,16 @@ impl TenantKeys {
         cluster: ClusterId,
         tenant: TenantId,
     ) -> Result<Self, KeyTrouble> {
-        let sealing =
+        let (sealing, sealing_ref) =
             stored_key(metadata, vault, cluster, tenant.to_bytes(), Purpose::Metadata { generation: 0 }).await?;
-        let index = stored_key(metadata, vault, cluster, tenant.to_bytes(), Purpose::Index).await?;
-        Ok(Self { metadata: sealing, index: Arc::new(IndexKey::new(&index)) })
+        let (index, index_ref) = stored_key(metadata, vault, cluster, tenant.to_bytes(), Purpose::Index).await?;
+        let key_refs = [sealing_ref.into(), index_ref.into()];
+        Ok(Self { metadata: sealing, index: Arc::new(IndexKey::new(&index)), key_refs })
+    }
+
+    /// Whether they may be used without asking again.
+    #[must_use]
+    pub fn usable(&self, vault: &dyn KeyVault, tenant: TenantId) -> bool {
+        self.key_refs.iter().all(|key_ref| vault.standing(tenant.to_bytes(), key_ref) == Standing::Usable)
     }
 }

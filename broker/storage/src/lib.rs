@@ -15,12 +15,16 @@
 //!
 //! Must not: know names of topics, hold a lock across `.await`, answer from bytes whose tag was not checked.
 
+mod append;
 mod engine;
+mod epoch_keys;
 mod error;
 #[cfg(test)]
 mod faults;
 mod flush;
+mod key_loss;
 mod keys;
+mod locked;
 mod maintenance;
 mod partition;
 mod producer;

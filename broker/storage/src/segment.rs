@@ -4,8 +4,7 @@
 //! number u32 | position u64 | sealed length u32 | first offset i64 | last offset i64 | max timestamp i64.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -15,7 +14,7 @@ use schloss_crypto::segment::{
     FrameFacts, FrameRef, HEAD_BYTES, ObjectExpectation, SealedSegment, SegmentHeader, SegmentOpener, SegmentWriter,
     new_object_id,
 };
-use schloss_crypto::{DataKey, EncryptionContext, KeyVault, Purpose, SealError, WrappedKey};
+use schloss_crypto::{DataKey, EncryptionContext, KeyVault, Purpose, SealError, Standing, WrappedKey};
 use schloss_metadata::{PartRow, SegmentRow};
 use tokio::sync::Mutex;
 
@@ -25,9 +24,6 @@ use crate::producer::Cursor;
 
 /// A frame is closed when it holds this much; a larger batch stands alone in its own.
 pub const FRAME_BYTES: usize = 64 * 1024;
-
-/// A data key is held no longer than this after the vault gave it.
-const KEY_AGE: Duration = Duration::from_secs(300);
 
 /// One frame of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +47,12 @@ pub struct Opened {
 pub struct Segment {
     pub row: SegmentRow,
     pub path: Path,
-    /// With the time of its opening. The lock of tokio: one opens, the others wait for that.
-    opened: Mutex<Option<(Instant, Arc<Opened>)>>,
+    /// Changes when the data key is wrapped anew.
+    wrapped: StdMutex<Vec<u8>>,
+    /// With the KMS key that opened it.
+    opened: StdMutex<Option<(String, Arc<Opened>)>>,
+    /// One opens, the others wait for that.
+    opening: Mutex<()>,
 }
 
 /// Where a segment's object is.
@@ -64,27 +64,57 @@ pub fn object_path(tenant: TenantId, object_id: &[u8; 32]) -> Path {
 impl Segment {
     pub fn new(row: SegmentRow) -> Self {
         let path = object_path(row.tenant, &row.object_id);
-        Self { row, path, opened: Mutex::new(None) }
+        let wrapped = StdMutex::new(row.wrapped.clone());
+        Self { row, path, wrapped, opened: StdMutex::default(), opening: Mutex::default() }
     }
 
-    /// Opens header and footer; again when the key was last proved five minutes ago, so that a key refused since then
-    /// opens nothing.
+    /// Opens header and footer; again when the KMS key was not proved lately, so that a key refused since then opens nothing.
     pub async fn open(
         &self,
         objects: &dyn ObjectStore,
         vault: &dyn KeyVault,
         cluster: ClusterId,
     ) -> Result<Arc<Opened>, ReadError> {
-        let mut held = self.opened.lock().await;
-        if let Some((since, opened)) = &*held
-            && since.elapsed() < KEY_AGE
-        {
-            return Ok(Arc::clone(opened));
+        if let Some(opened) = self.held(vault) {
+            return Ok(opened);
         }
-        *held = None;
-        let opened = self.read_index(objects, vault, cluster).await?;
-        *held = Some((Instant::now(), Arc::clone(&opened)));
+        let _one_at_a_time = self.opening.lock().await;
+        if let Some(opened) = self.held(vault) {
+            return Ok(opened);
+        }
+        self.forget();
+        let (key_ref, opened) = self.read_index(objects, vault, cluster).await?;
+        // A key that was refused meanwhile is not held.
+        if vault.standing(self.row.tenant.to_bytes(), &key_ref) == Standing::Usable {
+            *self.opened() = Some((key_ref, Arc::clone(&opened)));
+        }
         Ok(opened)
+    }
+
+    fn held(&self, vault: &dyn KeyVault) -> Option<Arc<Opened>> {
+        let held = self.opened();
+        let (key_ref, opened) = held.as_ref()?;
+        (vault.standing(self.row.tenant.to_bytes(), key_ref) == Standing::Usable).then(|| Arc::clone(opened))
+    }
+
+    fn opened(&self) -> std::sync::MutexGuard<'_, Option<(String, Arc<Opened>)>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops the keys derived for it.
+    pub fn forget(&self) {
+        drop(self.opened().take());
+    }
+
+    /// Its wrapped data key as it is now.
+    pub fn wrapped(&self) -> Vec<u8> {
+        self.wrapped.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its data key was wrapped anew.
+    pub fn set_wrapped(&self, wrapped: Vec<u8>) {
+        *self.wrapped.lock().unwrap_or_else(PoisonError::into_inner) = wrapped;
+        self.forget();
     }
 
     async fn read_index(
@@ -92,10 +122,10 @@ impl Segment {
         objects: &dyn ObjectStore,
         vault: &dyn KeyVault,
         cluster: ClusterId,
-    ) -> Result<Arc<Opened>, ReadError> {
+    ) -> Result<(String, Arc<Opened>), ReadError> {
         let row = &self.row;
         let storage = |error: &dyn std::fmt::Display| ReadError::Storage(error.to_string());
-        let wrapped = WrappedKey::from_bytes(&row.wrapped).map_err(|error| storage(&error))?;
+        let wrapped = WrappedKey::from_bytes(&self.wrapped()).map_err(|error| storage(&error))?;
         let context = EncryptionContext {
             cluster: cluster.to_bytes(),
             tenant: row.tenant.to_bytes(),
@@ -117,7 +147,7 @@ impl Segment {
             opener.open_footer(&tail, row.footer_position, &row.footer_tag).map_err(|error| storage(&error))?;
         let index =
             read_index(&footer.index).ok_or_else(|| ReadError::Storage("a segment's index is malformed".to_owned()))?;
-        Ok(Arc::new(Opened { opener, index }))
+        Ok((wrapped.key_ref, Arc::new(Opened { opener, index })))
     }
 }
 
