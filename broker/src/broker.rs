@@ -26,7 +26,7 @@ use crate::cli::{Failure, Number};
 use crate::config::{Advertised, Config};
 use crate::groups::Groups;
 use crate::key_states::{self, Waiting};
-use crate::keys::{self, Recorder};
+use crate::keys::{self, KeyService, Recorder};
 use crate::net::BUDGET_UNIT_BYTES;
 use crate::producers::Producers;
 use crate::session::Session;
@@ -67,6 +67,7 @@ pub struct Broker {
     pub metadata: Arc<dyn Metadata>,
     /// The keys.
     pub vault: Arc<Vault>,
+    key_service: KeyService,
     /// Tenants that are not open because their KMS key is away.
     pub waiting: Waiting,
     requests: AtomicU64,
@@ -122,7 +123,8 @@ impl Broker {
         let cluster =
             ClusterId::from_bytes(metadata.cluster_id().await.map_err(|error| manifest(&config.data_dir, error))?);
         write_cluster_id(&config.data_dir, cluster)?;
-        let vault = keys::open(&config, &organisation).await?;
+        let key_service = keys::open(&config, &organisation).await?;
+        let vault = Arc::clone(&key_service.vault);
         let audit =
             AuditLog::open(AuditConfig::new(config.data_dir.join("audit"), cluster), &*vault, Arc::clone(&clock))
                 .await
@@ -131,6 +133,7 @@ impl Broker {
         let engine =
             open_engine(&config, cluster, Arc::clone(&metadata), Arc::clone(&vault), Arc::clone(&clock)).await?;
         vault.attach_watch(Arc::new(key_states::Watch { engine: Arc::downgrade(&engine), audit: Arc::clone(&audit) }));
+        engine.attach_integrity_sink(Arc::new(Recorder(Arc::clone(&audit))));
         let tenancy = Tenancy::new(organisation, digest).map_err(|error| {
             Failure::new(Number::Organisation, error, "report this: the policy engine did not start")
         })?;
@@ -144,6 +147,7 @@ impl Broker {
             metrics: Metrics::new(),
             metadata,
             vault,
+            key_service,
             waiting: Waiting::default(),
             requests: AtomicU64::new(0),
             draining: AtomicBool::new(false),
@@ -362,7 +366,7 @@ impl Broker {
         readings.segment_bytes.set(engine.segment_bytes);
         readings.cache_hits.set(engine.cache_hits);
         readings.cache_misses.set(engine.cache_misses);
-        readings.frames_refused.set(engine.frames_refused);
+        readings.integrity_failures.set(engine.integrity_failures);
         readings.policy_epoch.set(self.tenancy.policies().epoch());
     }
 
@@ -370,7 +374,7 @@ impl Broker {
         let organisation = self.tenancy.policies().organisation();
         let hosts = organisation.tenants().flat_map(|tenant| tenant.hosts()).map(ToString::to_string);
         self.tls.set_hosts(hosts.collect());
-        self.vault.set_tenants(keys::tenant_keys(&self.config, &organisation));
+        self.key_service.set_organisation(&self.config, &organisation);
         let absent = organisation.tenants().filter_map(tenant_id).filter(|id| self.tenancy.tenant(*id).is_none());
         let openings = absent.map(|id| self.add_tenant(id)).collect::<Vec<_>>();
         futures::stream::iter(openings).buffer_unordered(OPENINGS_MAX).try_collect::<()>().await
@@ -385,6 +389,9 @@ impl Broker {
 
     /// Opens a tenant, or notes that it waits for its KMS key.
     async fn add_tenant(&self, id: TenantId) -> Result<(), Failure> {
+        let Some(_opening) = self.waiting.begin(id).filter(|_| self.tenancy.tenant(id).is_none()) else {
+            return Ok(());
+        };
         let organisation = self.tenancy.policies().organisation();
         let Some(entry) = organisation.tenants().find(|entry| tenant_id(entry) == Some(id)) else {
             self.waiting.take(id);
@@ -587,6 +594,7 @@ fn open_tls(config: &Config, organisation: &Organisation) -> Result<Arc<Reloadin
         certificate: config.tls_certificate.clone(),
         key: config.tls_key.clone(),
         client_ca_dir: config.client_ca_dir.clone(),
+        operator_ca: config.operator_ca.clone(),
     };
     let hosts = organisation.tenants().flat_map(|tenant| tenant.hosts()).map(ToString::to_string).collect();
     ReloadingTls::open(files, hosts).map_err(|error| {
@@ -699,6 +707,6 @@ async fn open_engine(
 }
 
 /// A short unguessable name for a connection or an event of our own.
-fn request_name() -> String {
+pub fn request_name() -> String {
     random_array::<8>().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -7,7 +7,7 @@
 //! - A disabled key stops its tenant, and only it, within [`KEY_PROOF`]; an enabled one is back within it, while its clients try.
 //! - A tenant whose key is away is not open: nothing of it is served, its logins are refused, its files stay as they are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -38,11 +38,32 @@ struct Absent {
 
 /// Tenants that wait for their key.
 #[derive(Default)]
-pub struct Waiting(Mutex<HashMap<TenantId, Absent>>);
+pub struct Waiting {
+    absent: Mutex<HashMap<TenantId, Absent>>,
+    opening: Mutex<HashSet<TenantId>>,
+}
+
+/// A tenant is opened by one task at a time.
+pub struct Opening<'w> {
+    waiting: &'w Waiting,
+    tenant: TenantId,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.waiting.opening.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.tenant);
+    }
+}
 
 impl Waiting {
+    /// The right to open a tenant, unless another task has it.
+    pub fn begin(&self, tenant: TenantId) -> Option<Opening<'_>> {
+        let mut opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        opening.insert(tenant).then_some(Opening { waiting: self, tenant })
+    }
+
     fn all(&self) -> MutexGuard<'_, HashMap<TenantId, Absent>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.absent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that a tenant could not be opened; true when that is news.

@@ -305,7 +305,7 @@ impl Reader {
     async fn open(config: &Config) -> Result<Self, Failure> {
         let (organisation, _) = crate::tenancy::load(&config.organisation_dir)
             .map_err(|error| Failure::new(Number::Organisation, error, "mend the organisation's files"))?;
-        let vault = keys::open(config, &organisation).await?;
+        let vault = keys::open(config, &organisation).await?.vault;
         vault.attach_sink(std::sync::Arc::new(Unrecorded));
         let folder = audit_folder(config);
         let cluster = crate::broker::read_cluster_id(&config.data_dir)

@@ -37,6 +37,8 @@ pub struct Config {
     pub tls_key: PathBuf,
     /// `tls.client.ca.dir`: one `<tenant alias>.pem` each; a tenant's CA vouches for that tenant only.
     pub client_ca_dir: PathBuf,
+    /// `admin.client.ca.file`: the CA of operators' certificates; without it the admin listener takes no commands.
+    pub operator_ca: Option<PathBuf>,
     /// `kms.*`: who keeps the keys.
     pub kms: KmsConfig,
     /// `log.*`, `message.*`, `num.partitions`: what a topic has when it says nothing.
@@ -65,6 +67,10 @@ pub struct Advertised {
 pub struct KmsConfig {
     /// The key that seals the audit log and cluster facts, never tenant data (`kms.cluster.key`).
     pub cluster_key: String,
+    /// `kms.outage.grace.ms`: how long cached keys serve while the KMS gives no answer.
+    pub outage_grace: Duration,
+    /// `kms.call.timeout.ms`: one call, all tries together.
+    pub call_timeout: Duration,
     /// Which provider.
     pub provider: KmsProvider,
 }
@@ -85,7 +91,41 @@ pub enum KmsProvider {
         region: String,
         /// `kms.aws.endpoint`: other than AWS's own, for private endpoints and tests.
         endpoint: Option<String>,
+        /// `kms.aws.sts.endpoint`: the same for STS, which gives the credentials of tenants' roles.
+        sts_endpoint: Option<String>,
+        /// `kms.aws.fips`.
+        fips: bool,
+        /// `kms.aws.credentials` and what belongs to it.
+        credentials: AwsCredentialSource,
     },
+    /// HashiCorp Vault's or OpenBao's transit engine.
+    Vault {
+        /// `kms.vault.address`.
+        address: String,
+        /// `kms.vault.mount`.
+        mount: String,
+        /// `kms.vault.namespace`.
+        namespace: Option<String>,
+        /// `kms.vault.token.file`.
+        token_file: PathBuf,
+        /// `kms.vault.ca.file`.
+        ca_file: Option<PathBuf>,
+    },
+}
+
+/// `kms.aws.credentials`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AwsCredentialSource {
+    /// The SDK's usual chain.
+    Chain,
+    /// The file of `kms.aws.credentials.file`.
+    Static(PathBuf),
+    /// The profile of `kms.aws.profile`.
+    Profile(String),
+    /// A web identity token, as EKS gives one.
+    WebIdentity,
+    /// The instance's role.
+    Instance,
 }
 
 /// What opens the keyring.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use toml_edit::{Document, Item, Value};
 
-use super::{Advertised, Config, GroupLimits, KeyringSecret, KmsConfig, KmsProvider, Limits, StorageConfig};
+use super::{Advertised, AwsCredentialSource, Config, GroupLimits, KeyringSecret, KmsConfig, KmsProvider, Limits, StorageConfig};
 use crate::topic_config::{self, TopicDefaults};
 
 /// One thing wrong with the file.
@@ -151,6 +151,7 @@ pub(super) fn config(file: &str, text: &str, base: &Path) -> Result<Config, Conf
         tls_certificate: keys.path("tls.certificate.file", "/etc/schloss/server.pem", base),
         tls_key: keys.path("tls.key.file", "/etc/schloss/server.key", base),
         client_ca_dir: keys.path("tls.client.ca.dir", "/etc/schloss/client-ca", base),
+        operator_ca: keys.text("admin.client.ca.file").map(|(text, _)| base.join(text)),
         kms: kms(&mut keys, base),
         auto_create_topics: keys.boolean("auto.create.topics.enable", true),
         topic_defaults: topic_defaults(&mut keys),
@@ -211,13 +212,19 @@ fn kms(keys: &mut Keys, base: &Path) -> KmsConfig {
     let cluster_key = keys.required("kms.cluster.key", "local:cluster").map_or_else(String::new, |(text, _)| text);
     let (name, line) = keys.required("kms.provider", "local").unwrap_or_default();
     let provider = match name.as_str() {
-        "aws" => KmsProvider::Aws {
-            region: keys.required("kms.aws.region", "eu-central-1").map_or_else(String::new, |(text, _)| text),
-            endpoint: keys.text("kms.aws.endpoint").map(|(text, _)| text),
+        "aws" => aws_kms(keys, base),
+        "vault" => KmsProvider::Vault {
+            address: keys
+                .required("kms.vault.address", "https://vault.example:8200")
+                .map_or_else(String::new, |(text, _)| text),
+            mount: keys.text("kms.vault.mount").map_or_else(|| "transit".to_owned(), |(text, _)| text),
+            namespace: keys.text("kms.vault.namespace").map(|(text, _)| text),
+            token_file: keys.path("kms.vault.token.file", "/run/schloss/vault-token", base),
+            ca_file: keys.text("kms.vault.ca.file").map(|(text, _)| base.join(text)),
         },
         _ => {
             if name != "local" && !name.is_empty() {
-                keys.mistake(line, format!("`kms.provider` is `local` or `aws`, not `{name}`"));
+                keys.mistake(line, format!("`kms.provider` is `local`, `aws` or `vault`, not `{name}`"));
             }
             let keyring = keys.path("kms.local.keyring.file", "/etc/schloss/keyring", base);
             let key_file = keys.text("kms.local.key.file").map(|(text, _)| base.join(text));
@@ -236,7 +243,39 @@ fn kms(keys: &mut Keys, base: &Path) -> KmsConfig {
             KmsProvider::Local { keyring, secret }
         }
     };
-    KmsConfig { cluster_key, provider }
+    let outage_grace = keys.millis("kms.outage.grace.ms", 900_000, 0);
+    let call_timeout = keys.millis("kms.call.timeout.ms", 10_000, 100);
+    KmsConfig { cluster_key, outage_grace, call_timeout, provider }
+}
+
+fn aws_kms(keys: &mut Keys, base: &Path) -> KmsProvider {
+    let (source, line) = keys.text("kms.aws.credentials").unwrap_or_else(|| ("chain".to_owned(), 0));
+    let credentials = match source.as_str() {
+        "static" => AwsCredentialSource::Static(keys.path(
+            "kms.aws.credentials.file",
+            "/etc/schloss/aws-credentials",
+            base,
+        )),
+        "profile" => AwsCredentialSource::Profile(
+            keys.text("kms.aws.profile").map_or_else(|| "default".to_owned(), |(text, _)| text),
+        ),
+        "web-identity" => AwsCredentialSource::WebIdentity,
+        "instance" => AwsCredentialSource::Instance,
+        other => {
+            if other != "chain" {
+                let words = "`chain`, `static`, `profile`, `web-identity` or `instance`";
+                keys.mistake(line, format!("`kms.aws.credentials` is {words}, not `{other}`"));
+            }
+            AwsCredentialSource::Chain
+        }
+    };
+    KmsProvider::Aws {
+        region: keys.required("kms.aws.region", "eu-central-1").map_or_else(String::new, |(text, _)| text),
+        endpoint: keys.text("kms.aws.endpoint").map(|(text, _)| text),
+        sts_endpoint: keys.text("kms.aws.sts.endpoint").map(|(text, _)| text),
+        fips: keys.boolean("kms.aws.fips", false),
+        credentials,
+    }
 }
 
 /// Broker-wide defaults of topic settings, under Kafka's broker names (`log.retention.ms` for `retention.ms`).

@@ -22,6 +22,7 @@ mod error;
 #[cfg(test)]
 mod faults;
 mod flush;
+mod integrity;
 mod key_loss;
 mod keys;
 mod locked;
@@ -37,6 +38,7 @@ mod wal;
 
 pub use engine::{Engine, EngineConfig};
 pub use error::{AppendError, LogError, OpenError, ReadError};
+pub use integrity::{Damage, Finding, IntegritySink};
 pub use keys::{KeyTrouble, TenantKeys, stored_key};
 pub use partition::{LogConfig, Offsets, Watch};
 pub use read::Read;

@@ -180,7 +180,7 @@ impl AwsKms {
     fn refusal<E, R>(&self, key_ref: &str, error: &SdkError<E, R>) -> KeyError
     where
         E: ProvideErrorMetadata + Error + 'static,
-        R: std::fmt::Debug,
+        R: std::fmt::Debug + 'static,
     {
         match error {
             SdkError::ServiceError(answer) => by_code(key_ref, answer.err().code()),

@@ -86,7 +86,16 @@ struct Data {
     #[serde(default)]
     ciphertext: Option<String>,
     #[serde(default)]
-    plaintext: Option<Zeroizing<String>>,
+    plaintext: Option<Secret>,
+}
+
+/// A text that is wiped on drop.
+struct Secret(Zeroizing<String>);
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
+    }
 }
 
 impl Transit {
@@ -240,7 +249,7 @@ impl Kms for Transit {
         let body = json!({ "ciphertext": ciphertext, "associated_data": BASE64.encode(context.to_bytes()) });
         let data = self.ask(key_ref, Method::POST, "decrypt", body).await?;
         let plaintext = data.plaintext.ok_or_else(|| failing(key_ref))?;
-        let mut bytes = BASE64.decode(plaintext.as_bytes()).map_err(|_| corrupt())?;
+        let mut bytes = BASE64.decode(plaintext.0.as_bytes()).map_err(|_| corrupt())?;
         DataKey::take_slice(&mut bytes).ok_or_else(corrupt)
     }
 
