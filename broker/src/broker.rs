@@ -272,6 +272,11 @@ impl Broker {
 
     /// Binds a session anew when the organisation changed since; ends it when its principal is gone.
     pub fn rebind(&self, session: &Session) {
+        let open = self.tenancy.tenant(session.tenant.id);
+        if !open.is_some_and(|open| Arc::ptr_eq(&open, &session.tenant)) {
+            session.ended.send_replace(true);
+            return;
+        }
         if session.policies().is_current() {
             return;
         }
@@ -295,6 +300,11 @@ impl Broker {
             .ok()
             .filter(|principal| *principal.arn() == *session.principal)?;
         self.tenancy.policies().bind(&principal).ok()
+    }
+
+    /// Has every connection look at its tenant again.
+    pub fn end_sessions(&self) {
+        self.organisation_changed.send_modify(|_| {});
     }
 
     /// Waits until the credential of a connection is no longer good: its principal removed or remapped, its certificate
@@ -684,6 +694,7 @@ async fn open_engine(
         flush_every: Duration::from_millis(storage.flush_ms),
         cache_bytes_max: storage.cache_bytes_max,
         retention_every: Duration::from_millis(storage.retention_check_ms),
+        topic_keys_folder: Some(config.topic_keys_dir.clone()),
         ..EngineConfig::in_folder(config.data_dir.join("wal"))
     };
     let objects = LocalFileSystem::new_with_prefix(config.data_dir.join("objects"))

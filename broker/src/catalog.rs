@@ -313,6 +313,11 @@ impl Catalog {
         Ok(topic.id)
     }
 
+    /// Takes a topic out of the catalog whose rows are about to be destroyed.
+    pub fn hide(&self, topic: TopicId) {
+        self.maps_mut().take(topic);
+    }
+
     /// Grows the topic the permit speaks of to `partitions`.
     ///
     /// # Errors

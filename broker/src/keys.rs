@@ -12,6 +12,7 @@ use schloss_kms::{
     AwsCredentials, AwsKms, AwsKmsConfig, AwsRole, KeyName, KeyOutcome, KeyUse, KeyUseSink, Kms, LocalKeyring,
     NotRecorded, TenantKeys, Transit, TransitConfig, Unlock, Vault, VaultConfig, write_key_file,
 };
+use schloss_storage::{Finding, IntegritySink};
 use zeroize::Zeroizing;
 
 use crate::cli::{Failure, Number};

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod authorize;
+pub mod backup;
 pub mod broker;
 pub mod broker_config;
 pub mod catalog;
@@ -15,6 +16,7 @@ pub mod key_states;
 pub mod keys;
 pub mod manual;
 pub mod net;
+mod operate_keys;
 pub mod producers;
 mod quickstart_files;
 pub mod session;

@@ -150,6 +150,11 @@ impl Tenancy {
         self.tenants.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// Closes a tenant: its connections end, its logins are refused.
+    pub fn remove(&self, id: TenantId) -> Option<Arc<Tenant>> {
+        self.tenants.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
+    }
+
     /// Adds an opened tenant.
     pub fn add(&self, tenant: Arc<Tenant>) {
         self.tenants.write().unwrap_or_else(PoisonError::into_inner).insert(tenant.id, tenant);
@@ -169,8 +174,15 @@ pub fn tenant_id(tenant: &schloss_authz::organisation::Tenant) -> Option<TenantI
 pub fn load(folder: &Path) -> Result<(Organisation, String), LoadError> {
     let files = read_files(folder)?;
     let digest = digest_of(&files);
-    let organisation = Organisation::load(&files, &mut Library::default()).map_err(LoadError::Wrong)?;
-    Ok((organisation, digest))
+    Ok((check(&files)?, digest))
+}
+
+/// Reads an organisation out of files already in memory.
+///
+/// # Errors
+/// [`LoadError::Wrong`], with every mistake at once.
+pub fn check(files: &BTreeMap<String, String>) -> Result<Organisation, LoadError> {
+    Organisation::load(files, &mut Library::default()).map_err(LoadError::Wrong)
 }
 
 /// The digest a folder's content would have in force.
@@ -192,7 +204,11 @@ fn digest_of(files: &BTreeMap<String, String>) -> String {
     hash.finish().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn read_files(folder: &Path) -> Result<BTreeMap<String, String>, LoadError> {
+/// Every file of an organisation's folder, by its path in it.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn read_files(folder: &Path) -> Result<BTreeMap<String, String>, LoadError> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();
         move |source| LoadError::Unreadable { path, source }

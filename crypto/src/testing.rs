@@ -100,6 +100,18 @@ impl KeyVault for TestVault {
             .map_err(|_| KeyError::ContextMismatch)
     }
 
+    async fn rewrap(
+        &self,
+        context: &EncryptionContext,
+        wrapped: &WrappedKey,
+        key_ref: Option<&str>,
+    ) -> Result<Option<WrappedKey>, KeyError> {
+        self.refuse(context)?;
+        let key_ref = key_ref.unwrap_or(KEY_REF);
+        let moved = WrappedKey { key_ref: key_ref.to_owned(), ..wrapped.clone() };
+        Ok((wrapped.key_ref != key_ref).then_some(moved))
+    }
+
     fn standing(&self, tenant: [u8; 16], _key_ref: &str) -> Standing {
         if self.denied.lock().unwrap_or_else(PoisonError::into_inner).contains(&tenant) {
             Standing::Stopped

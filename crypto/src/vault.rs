@@ -32,6 +32,17 @@ pub trait KeyVault: Send + Sync {
     /// As `generate`, and [`KeyError::ContextMismatch`] or [`KeyError::Corrupt`].
     async fn open(&self, context: &EncryptionContext, wrapped: &WrappedKey) -> Result<Arc<DataKey>, KeyError>;
 
+    /// Wraps a key anew under `key_ref`, or the tenant's current KMS key; the plain key stays. `None` when it already is.
+    ///
+    /// # Errors
+    /// As [`KeyVault::open`].
+    async fn rewrap(
+        &self,
+        context: &EncryptionContext,
+        wrapped: &WrappedKey,
+        key_ref: Option<&str>,
+    ) -> Result<Option<WrappedKey>, KeyError>;
+
     /// Whether keys that were opened with a KMS key may still be used. Rooms that hold on to a key ask before each use.
     fn standing(&self, tenant: [u8; 16], key_ref: &str) -> Standing;
 }

@@ -29,6 +29,8 @@ pub struct Config {
     pub admin_listener: SocketAddr,
     /// `data.dir`: WAL, segments, manifest, audit log.
     pub data_dir: PathBuf,
+    /// `topic.keys.dir`: a key for each topic; outside of `data.dir`, so that a copy of that opens no shredded topic.
+    pub topic_keys_dir: PathBuf,
     /// `organisation.dir`: tenants, users, roles, policies.
     pub organisation_dir: PathBuf,
     /// `tls.certificate.file`: server chain, PEM.

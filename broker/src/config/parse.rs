@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use toml_edit::{Document, Item, Value};
 
-use super::{Advertised, AwsCredentialSource, Config, GroupLimits, KeyringSecret, KmsConfig, KmsProvider, Limits, StorageConfig};
+use super::{
+    Advertised, AwsCredentialSource, Config, GroupLimits, KeyringSecret, KmsConfig, KmsProvider, Limits, StorageConfig,
+};
 use crate::topic_config::{self, TopicDefaults};
 
 /// One thing wrong with the file.
@@ -141,12 +143,15 @@ pub(super) fn config(file: &str, text: &str, base: &Path) -> Result<Config, Conf
 
     let listener = keys.address("listeners", "127.0.0.1:9094");
     let advertised = advertised(&mut keys, listener);
+    let data_dir = keys.path("data.dir", "/var/lib/schloss", base);
+    let topic_keys_dir = topic_keys_dir(&mut keys, base, &data_dir);
     let config = Config {
         node_id: i32::try_from(keys.number("node.id", 1, 0, i64::from(i32::MAX))).unwrap_or(1),
         listener,
         advertised,
         admin_listener: keys.address("admin.listener", "127.0.0.1:9095"),
-        data_dir: keys.path("data.dir", "/var/lib/schloss", base),
+        data_dir,
+        topic_keys_dir,
         organisation_dir: keys.path("organisation.dir", "/etc/schloss/organisation", base),
         tls_certificate: keys.path("tls.certificate.file", "/etc/schloss/server.pem", base),
         tls_key: keys.path("tls.key.file", "/etc/schloss/server.key", base),
@@ -208,6 +213,19 @@ fn advertised(keys: &mut Keys, listener: SocketAddr) -> Advertised {
     }
 }
 
+/// Beside the data folder, never in it: the point is that a copy of the one does not hold the other.
+fn topic_keys_dir(keys: &mut Keys, base: &Path, data_dir: &Path) -> PathBuf {
+    let Some((text, line)) = keys.text("topic.keys.dir") else {
+        let name = data_dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        return data_dir.with_file_name(format!("{name}-topic-keys"));
+    };
+    let folder = base.join(text);
+    if folder.starts_with(data_dir) {
+        keys.mistake(line, "`topic.keys.dir` must not lie in `data.dir`: a copy of that must open no shredded topic");
+    }
+    folder
+}
+
 fn kms(keys: &mut Keys, base: &Path) -> KmsConfig {
     let cluster_key = keys.required("kms.cluster.key", "local:cluster").map_or_else(String::new, |(text, _)| text);
     let (name, line) = keys.required("kms.provider", "local").unwrap_or_default();
@@ -251,11 +269,9 @@ fn kms(keys: &mut Keys, base: &Path) -> KmsConfig {
 fn aws_kms(keys: &mut Keys, base: &Path) -> KmsProvider {
     let (source, line) = keys.text("kms.aws.credentials").unwrap_or_else(|| ("chain".to_owned(), 0));
     let credentials = match source.as_str() {
-        "static" => AwsCredentialSource::Static(keys.path(
-            "kms.aws.credentials.file",
-            "/etc/schloss/aws-credentials",
-            base,
-        )),
+        "static" => {
+            AwsCredentialSource::Static(keys.path("kms.aws.credentials.file", "/etc/schloss/aws-credentials", base))
+        }
         "profile" => AwsCredentialSource::Profile(
             keys.text("kms.aws.profile").map_or_else(|| "default".to_owned(), |(text, _)| text),
         ),

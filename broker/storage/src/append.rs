@@ -104,4 +104,3 @@ pub fn numbered(batch: &ValidBatch) -> Option<Numbered> {
         last_offset_delta: facts.last_offset_delta,
     })
 }
-

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use crate::error::{AppendError, LogError, OpenError, ReadError};
 use crate::flush::Flusher;
 use crate::integrity::{Damage, Integrity, IntegritySink};
-use crate::keys::TenantKeys;
+use crate::keys::{RowKeys, TenantKeys};
 use crate::maintenance;
 use crate::partition::{LogConfig, Offsets, Part, Partition, Watch};
 use crate::read::{ByBytes, Read, Reader};
@@ -29,6 +29,7 @@ use crate::recovery::Recovery;
 use crate::segment::{Segment, whole};
 use crate::shard::{self, Appended, Command, OWN_STATE, Shard, ShardLimits, ShardShared, StateRecord};
 use crate::stats::{Counters, EngineStats};
+use crate::topic_keys::TopicKeys;
 use crate::wal::WalStore;
 use crate::wal::file::{FILE_BYTES, FileWal};
 
@@ -57,6 +58,8 @@ pub struct EngineConfig {
     pub retention_every: Duration,
     /// Size of a write-ahead log file.
     pub wal_file_bytes: u64,
+    /// Where topics' own keys are, outside the data folder; without it topics have none.
+    pub topic_keys_folder: Option<PathBuf>,
 }
 
 impl EngineConfig {
@@ -72,6 +75,7 @@ impl EngineConfig {
             cache_bytes_max: 64 << 20,
             retention_every: Duration::from_secs(300),
             wal_file_bytes: FILE_BYTES,
+            topic_keys_folder: None,
         }
     }
 }
@@ -90,7 +94,8 @@ pub struct Engine {
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) reader: Reader,
-    pub(crate) flusher: Arc<Flusher>,
+    pub(crate) row_keys: Arc<RowKeys>,
+    pub(crate) topic_keys: Arc<TopicKeys>,
     pub(crate) counters: Arc<Counters>,
     maintenance: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
@@ -128,14 +133,20 @@ impl Engine {
         logs: &(dyn Fn(u32) -> std::io::Result<Box<dyn WalStore>> + Sync),
     ) -> Result<Arc<Self>, OpenError> {
         let counters = Arc::new(Counters::default());
+        let row_keys = Arc::new(RowKeys::new(Arc::clone(&metadata), Arc::clone(&vault), cluster));
+        let topic_keys = TopicKeys::open(config.topic_keys_folder.clone(), Arc::clone(&row_keys))
+            .map_err(|source| OpenError::Io { what: "the folder of topic keys cannot be made", source })?;
+        let topic_keys = Arc::new(topic_keys);
         let flusher = Arc::new(Flusher {
             objects: Arc::clone(&objects),
             vault: Arc::clone(&vault),
             metadata: Arc::clone(&metadata),
             cluster,
-            keys: Mutex::default(),
+            rows: Arc::clone(&row_keys),
+            topic_keys: Arc::clone(&topic_keys),
             spare: Mutex::default(),
         });
+        crate::anchor::check(&*metadata, &*objects).await?;
         let swept = maintenance::sweep_orphans(&*metadata, &objects).await?;
         if swept > 0 {
             tracing::info!(swept, "segments of unfinished flushes were deleted");
@@ -170,6 +181,7 @@ impl Engine {
                 abandoned: AtomicBool::new(false),
                 tail_bytes: AtomicUsize::new(recovered.tail_bytes),
                 oldest: Mutex::new(recovered.oldest),
+                log_held: AtomicBool::new(!recovered.locked.is_empty()),
                 locked: Mutex::new(recovered.locked),
             });
             let (commands, receiver) = mpsc::channel();
@@ -205,6 +217,7 @@ impl Engine {
             cache,
             counters: Arc::clone(&counters),
             integrity: Integrity::default(),
+            topic_keys: Arc::clone(&topic_keys),
         };
         let engine = Arc::new(Self {
             shards,
@@ -213,7 +226,8 @@ impl Engine {
             objects,
             clock,
             reader,
-            flusher,
+            row_keys,
+            topic_keys,
             counters,
             maintenance: Mutex::default(),
         });
@@ -307,6 +321,7 @@ impl Engine {
     pub async fn create_topic(&self, row: TopicRow, config: LogConfig) -> Result<(), LogError> {
         let rows = self.partition_rows(&row, 0..row.partitions);
         let (tenant, id) = (row.tenant, row.topic_id);
+        self.topic_keys.create(tenant, id).await?;
         self.metadata.create_topic(row, rows.clone()).await?;
         tracing::debug!(%tenant, topic = %id, "topic created");
         self.add(&rows, config);
@@ -358,6 +373,10 @@ impl Engine {
     /// # Errors
     /// [`LogError::Metadata`].
     pub async fn delete_topic(&self, topic: TopicId, partitions: i32) -> Result<(), LogError> {
+        if let Some(partition) = self.partition(PartitionId { topic, index: 0 }) {
+            // Before the rows: a deletion that breaks off between is begun anew, and nothing of it can be read any more.
+            self.topic_keys.destroy(partition.tenant, topic).map_err(crate::topic_keys::TopicKeyError::from)?;
+        }
         self.metadata.delete_topic(topic, self.clock.now_ms()).await?;
         for index in 0..partitions {
             let id = PartitionId { topic, index };
@@ -651,7 +670,7 @@ impl Engine {
     /// # Errors
     /// [`crate::KeyTrouble`].
     pub async fn tenant_keys(&self, tenant: TenantId) -> Result<TenantKeys, crate::keys::KeyTrouble> {
-        self.flusher.tenant_keys(tenant).await
+        self.row_keys.get(tenant).await
     }
 
     /// Flushes every shard now.
@@ -696,6 +715,9 @@ impl Engine {
             flush_failures: Counters::read(&counters.flush_failures),
             cache_hits: Counters::read(&counters.cache_hits),
             cache_misses: Counters::read(&counters.cache_misses),
+            keys_rewrapped: Counters::read(&counters.keys_rewrapped),
+            segments_rewritten: Counters::read(&counters.segments_rewritten),
+            segments_scrubbed: Counters::read(&counters.segments_scrubbed),
             integrity_failures: Counters::read(&counters.integrity_failures),
         }
     }
@@ -743,8 +765,10 @@ async fn load_partitions(metadata: &dyn Metadata) -> Result<HashMap<PartitionId,
     for row in metadata.partitions().await? {
         // Until the tenant's settings are read nothing of it may expire: they may never be, while its key is away.
         let config = LogConfig { retention_ms: -1, retention_bytes: -1, ..LogConfig::default() };
-        partitions
-            .insert(row.partition, Arc::new(Partition::new(row.partition, row.tenant, row.shard, row.log_start, config)));
+        partitions.insert(
+            row.partition,
+            Arc::new(Partition::new(row.partition, row.tenant, row.shard, row.log_start, config)),
+        );
     }
     let segments: HashMap<[u8; 32], Arc<Segment>> =
         metadata.segments().await?.into_iter().map(|row| (row.object_id, Arc::new(Segment::new(row)))).collect();

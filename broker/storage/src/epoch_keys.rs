@@ -61,8 +61,7 @@ impl EpochKeys {
     /// Whether there is a key that may be used now.
     pub fn usable(&self, owner: &Owner, vault: &dyn KeyVault) -> bool {
         self.held.get(owner).is_some_and(|held| {
-            held.bytes < BYTES_MAX
-                && vault.standing(owner.tenant.to_bytes(), &held.key.key_ref) == Standing::Usable
+            held.bytes < BYTES_MAX && vault.standing(owner.tenant.to_bytes(), &held.key.key_ref) == Standing::Usable
         })
     }
 
@@ -100,9 +99,7 @@ impl EpochKeys {
             return;
         }
         self.swept = Instant::now();
-        self.held.retain(|owner, held| {
-            vault.standing(owner.tenant.to_bytes(), &held.key.key_ref) == Standing::Usable
-        });
+        self.held.retain(|owner, held| vault.standing(owner.tenant.to_bytes(), &held.key.key_ref) == Standing::Usable);
     }
 
     /// Whether a key in use is due to be replaced; says so once per try.
@@ -114,10 +111,5 @@ impl EpochKeys {
             held.asked = Some(Instant::now());
         }
         due
-    }
-
-    /// Makes every key due, for a tenant whose KMS key changed.
-    pub fn replace(&mut self, tenant: TenantId) {
-        self.forget(tenant);
     }
 }

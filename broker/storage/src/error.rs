@@ -98,6 +98,9 @@ pub enum LogError {
     /// The log.
     #[error(transparent)]
     Append(#[from] AppendError),
+    /// The topic's own key.
+    #[error(transparent)]
+    TopicKey(#[from] crate::topic_keys::TopicKeyError),
     /// An offset that is not there.
     #[error("the offset is beyond the high watermark")]
     OffsetOutOfRange,
@@ -109,7 +112,7 @@ impl LogError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::UnknownPartition => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
-            Self::Metadata(_) => ErrorCode::KAFKA_STORAGE_ERROR,
+            Self::Metadata(_) | Self::TopicKey(_) => ErrorCode::KAFKA_STORAGE_ERROR,
             Self::Append(error) => error.code(),
             Self::OffsetOutOfRange => ErrorCode::OFFSET_OUT_OF_RANGE,
         }
@@ -144,6 +147,18 @@ pub enum OpenError {
         seq: u64,
         /// What is wrong.
         what: &'static str,
+    },
+    /// The manifest is an older copy.
+    #[error(
+        "shard {shard}: the manifest ends at {manifest:?}, the objects at {objects:?}: it is an older manifest over newer objects"
+    )]
+    OlderManifest {
+        /// Which shard.
+        shard: u32,
+        /// Its checkpoint.
+        manifest: (u64, u64),
+        /// The one beside the objects.
+        objects: (u64, u64),
     },
     /// A sealed value does not open.
     #[error("{what} does not open: {source}")]

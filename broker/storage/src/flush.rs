@@ -1,6 +1,7 @@
 //! Flush: tails become segments, and segments, changed state and the checkpoint become one transaction.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -9,11 +10,13 @@ use schloss_core::{ClusterId, TenantId};
 use schloss_crypto::{EncryptionContext, KeyVault, Purpose, random_array, seal_value};
 use schloss_metadata::{FlushCommit, Metadata, MetadataError, PartRow, SegmentRow, StateRow};
 
+use crate::anchor;
 use crate::append::own_key;
-use crate::keys::TenantKeys;
+use crate::keys::{RowKeys, TenantKeys};
 use crate::partition::{Part, Partition, TailBatch};
-use crate::segment::{self, Build, Built, Segment, object_path};
+use crate::segment::{self, Build, BuildPart, Built, Segment, object_path};
 use crate::shard::{OWN_STATE, STATE_PRODUCERS, ShardShared};
+use crate::topic_keys::{TopicKeyError, TopicKeys};
 
 /// Kind byte of state keys in the name index.
 const INDEX_STATE: u8 = 2;
@@ -143,7 +146,8 @@ pub struct Flusher {
     pub vault: Arc<dyn KeyVault>,
     pub metadata: Arc<dyn Metadata>,
     pub cluster: ClusterId,
-    pub keys: Mutex<HashMap<TenantId, TenantKeys>>,
+    pub rows: Arc<RowKeys>,
+    pub topic_keys: Arc<TopicKeys>,
     /// Memory of the last segment, for the next: mapping and clearing it anew costs more than sealing. Holds nothing but
     /// sealed bytes.
     pub spare: Mutex<Vec<u8>>,
@@ -181,6 +185,7 @@ impl Flusher {
             commit.checkpoint = commit.checkpoint.min((name.0, name.1.saturating_sub(1)));
         }
         let checkpoint = commit.checkpoint;
+        plan.shared.log_held.store(checkpoint < plan.checkpoint, Ordering::Release);
         let (segments, parts) = (commit.segments.clone(), commit.parts.clone());
         if let Err(error) = self.metadata.flush(plan.shared.guard, commit).await {
             // Where it surely rolled back, what a start would sweep must not fill the disk until then. Any other outcome is
@@ -190,6 +195,7 @@ impl Flusher {
             }
             return Err(error.to_string());
         }
+        anchor::note(&*self.objects, plan.shared.id, checkpoint).await;
         plan.give_back(|tenant| left.contains_key(&tenant));
         show(plan, &segments, &parts);
         Ok(FlushDone { checkpoint, left })
@@ -201,10 +207,11 @@ impl Flusher {
         let mut share = FlushCommit { state: self.seal_state(&state).await?, ..FlushCommit::default() };
         for tails in objects_of(plan.tails.get(&tenant).map(Vec::as_slice).unwrap_or_default()) {
             match self.put_segment(plan, tenant, &tails).await {
-                Ok((segment, parts)) => {
+                Ok(Some((segment, parts))) => {
                     share.segments.push(segment);
                     share.parts.extend(parts);
                 }
+                Ok(None) => {}
                 Err(reason) => {
                     self.erase(&share.segments).await;
                     return Err(reason);
@@ -227,27 +234,38 @@ impl Flusher {
         plan: &FlushPlan,
         tenant: TenantId,
         tails: &[Tail],
-    ) -> Result<(SegmentRow, Vec<PartRow>), String> {
+    ) -> Result<Option<(SegmentRow, Vec<PartRow>)>, String> {
         let segment_id: [u8; 16] = random_array();
         let context = EncryptionContext {
             cluster: self.cluster.to_bytes(),
             tenant: tenant.to_bytes(),
             purpose: Purpose::Segment { segment: segment_id },
         };
-        let (key, wrapped) = self.vault
+        let (key, wrapped) = self
+            .vault
             .generate_under(&context, tails.first().and_then(|tail| tail.key_ref.as_deref()))
             .await
             .map_err(|error| error.to_string())?;
-        let build = Build {
-            tenant,
-            cluster: self.cluster,
-            writer_epoch: plan.shared.epoch,
-            now_ms: plan.now_ms,
-            partitions: tails
-                .iter()
-                .map(|tail| (tail.partition.id, tail.part_bytes_max, tail.batches.clone()))
-                .collect(),
-        };
+        let mut partitions = Vec::with_capacity(tails.len());
+        for tail in tails {
+            let topic_key = match self.topic_keys.find(tenant, tail.partition.id.topic).await {
+                Ok(topic_key) => topic_key,
+                // Deleted since the flush was begun.
+                Err(TopicKeyError::Destroyed) => continue,
+                Err(error) => return Err(error.to_string()),
+            };
+            partitions.push(BuildPart {
+                partition: tail.partition.id,
+                part_bytes_max: tail.part_bytes_max,
+                topic_key,
+                batches: tail.batches.clone(),
+            });
+        }
+        if partitions.is_empty() {
+            return Ok(None);
+        }
+        let build =
+            Build { tenant, cluster: self.cluster, writer_epoch: plan.shared.epoch, now_ms: plan.now_ms, partitions };
         let spare = std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner));
         let built = tokio::task::spawn_blocking(move || segment::build(&build, spare, segment_id, &key, &wrapped));
         let Built { sealed, row, parts } =
@@ -256,7 +274,7 @@ impl Flusher {
         let bytes = Bytes::from(sealed.bytes);
         self.objects.put(&path, PutPayload::from(bytes.clone())).await.map_err(|error| error.to_string())?;
         self.keep(bytes);
-        Ok((row, parts))
+        Ok(Some((row, parts)))
     }
 
     /// Keeps a written segment's memory, unless the store still holds it or it is larger than it is worth.
@@ -268,30 +286,10 @@ impl Flusher {
         }
     }
 
-    /// Keys of a tenant's rows, opened again whenever their KMS key was not proved lately.
-    pub async fn tenant_keys(&self, tenant: TenantId) -> Result<TenantKeys, crate::keys::KeyTrouble> {
-        let held = self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&tenant).cloned();
-        if let Some(keys) = held
-            && keys.usable(&*self.vault, tenant)
-        {
-            return Ok(keys);
-        }
-        let keys = TenantKeys::open(&*self.metadata, &*self.vault, self.cluster, tenant).await?;
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant, keys.clone());
-        Ok(keys)
-    }
-
-    /// Wipes a tenant's keys, and those that may not be held any longer.
-    pub fn forget(&self, tenant: TenantId) {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.remove(&tenant);
-        keys.retain(|tenant, keys| keys.usable(&*self.vault, *tenant));
-    }
-
     async fn seal_state(&self, state: &[(TenantId, Bytes, Option<Bytes>)]) -> Result<Vec<StateRow>, String> {
         let mut rows = Vec::with_capacity(state.len());
         for (tenant, key, value) in state {
-            let keys = self.tenant_keys(*tenant).await.map_err(|error| error.to_string())?;
+            let keys = self.rows.get(*tenant).await.map_err(|error| error.to_string())?;
             rows.push(seal_row(&keys, *tenant, key, value.as_deref()));
         }
         Ok(rows)

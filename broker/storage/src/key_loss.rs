@@ -18,7 +18,8 @@ use crate::shard::Command;
 impl Engine {
     /// Drops and wipes every key of a tenant, and its opened records that can be read again.
     pub fn forget_keys(&self, tenant: TenantId) {
-        self.flusher.forget(tenant);
+        self.row_keys.forget(tenant);
+        self.topic_keys.forget(tenant);
         for handle in &self.shards {
             // A shard that has stopped holds no key any more.
             drop(handle.commands.send(Command::Forget(tenant)));
@@ -54,7 +55,7 @@ impl Engine {
         for handle in &self.shards {
             let locked: Option<Arc<Locked>> = handle.shared.locked().get(&tenant).cloned();
             let Some(locked) = locked else { continue };
-            let keys = self.flusher.tenant_keys(tenant).await?;
+            let keys = self.row_keys.get(tenant).await?;
             let opened = locked::open(
                 handle.shared.id,
                 self.reader.cluster,

@@ -1,9 +1,12 @@
 //! A tenant's long-lived keys: wrapped in the manifest, opened by the vault, made at first need.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use schloss_core::{ClusterId, TenantId};
-use schloss_crypto::{DataKey, EncryptionContext, IndexKey, KeyError, KeyVault, Purpose, SealError, Standing, WrappedKey};
+use schloss_crypto::{
+    DataKey, EncryptionContext, IndexKey, KeyError, KeyVault, Purpose, SealError, Standing, WrappedKey,
+};
 use schloss_metadata::{KeyRow, Metadata, MetadataError};
 
 /// Why a long-lived key cannot be had.
@@ -83,5 +86,44 @@ impl TenantKeys {
     #[must_use]
     pub fn usable(&self, vault: &dyn KeyVault, tenant: TenantId) -> bool {
         self.key_refs.iter().all(|key_ref| vault.standing(tenant.to_bytes(), key_ref) == Standing::Usable)
+    }
+}
+
+/// Every tenant's row keys: opened once, again whenever their KMS key was not proved lately, wiped when it is refused.
+pub struct RowKeys {
+    metadata: Arc<dyn Metadata>,
+    vault: Arc<dyn KeyVault>,
+    cluster: ClusterId,
+    held: Mutex<HashMap<TenantId, TenantKeys>>,
+}
+
+impl RowKeys {
+    /// None opened yet.
+    pub fn new(metadata: Arc<dyn Metadata>, vault: Arc<dyn KeyVault>, cluster: ClusterId) -> Self {
+        Self { metadata, vault, cluster, held: Mutex::default() }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<TenantId, TenantKeys>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A tenant's keys.
+    pub async fn get(&self, tenant: TenantId) -> Result<TenantKeys, KeyTrouble> {
+        let held = self.held().get(&tenant).cloned();
+        if let Some(keys) = held
+            && keys.usable(&*self.vault, tenant)
+        {
+            return Ok(keys);
+        }
+        let keys = TenantKeys::open(&*self.metadata, &*self.vault, self.cluster, tenant).await?;
+        self.held().insert(tenant, keys.clone());
+        Ok(keys)
+    }
+
+    /// Wipes a tenant's keys, and those that may not be held any longer.
+    pub fn forget(&self, tenant: TenantId) {
+        let mut held = self.held();
+        held.remove(&tenant);
+        held.retain(|tenant, keys| keys.usable(&*self.vault, *tenant));
     }
 }

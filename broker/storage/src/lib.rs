@@ -15,6 +15,7 @@
 //!
 //! Must not: know names of topics, hold a lock across `.await`, answer from bytes whose tag was not checked.
 
+mod anchor;
 mod append;
 mod engine;
 mod epoch_keys;
@@ -31,9 +32,14 @@ mod partition;
 mod producer;
 mod read;
 mod recovery;
+mod rewrap;
+mod rewrite;
+mod scrub;
 mod segment;
 mod shard;
+mod shred;
 mod stats;
+mod topic_keys;
 mod wal;
 
 pub use engine::{Engine, EngineConfig};
@@ -42,5 +48,10 @@ pub use integrity::{Damage, Finding, IntegritySink};
 pub use keys::{KeyTrouble, TenantKeys, stored_key};
 pub use partition::{LogConfig, Offsets, Watch};
 pub use read::Read;
+pub use rewrap::{Progress, RewrapError, Rewrapped};
+pub use rewrite::{RewriteError, Rewritten};
+pub use scrub::Scrubbed;
 pub use shard::{Appended, StateRecord};
+pub use shred::{ShredError, Shredded};
 pub use stats::EngineStats;
+pub use topic_keys::TopicKeyError;

@@ -158,12 +158,7 @@ pub fn apply_own(partitions: &Partitions, key: &[u8], value: Option<&[u8]>) {
 }
 
 /// Applies an opened section; returns the bytes it added to tails, `None` when it is malformed.
-pub fn replay_section(
-    partitions: &Partitions,
-    states: &mut States,
-    tenant: TenantId,
-    plain: &Bytes,
-) -> Option<usize> {
+pub fn replay_section(partitions: &Partitions, states: &mut States, tenant: TenantId, plain: &Bytes) -> Option<usize> {
     let mut added = 0_usize;
     for item in entry::items(plain)? {
         match item {

@@ -123,7 +123,7 @@ impl Recovery<'_> {
             if replayed.locked.contains_key(&row.tenant) {
                 continue;
             }
-            let keys = match self.flusher.tenant_keys(row.tenant).await {
+            let keys = match self.flusher.rows.get(row.tenant).await {
                 Ok(keys) => keys,
                 Err(trouble) => {
                     let Some(why) = locked::key_is_away(&trouble) else { return Err(trouble.into()) };

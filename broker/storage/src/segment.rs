@@ -1,6 +1,7 @@
 //! Segments: the index inside the encrypted footer, building, and where frames are.
 //!
-//! Index, big-endian: version u8 (1) | partitions u32 | per partition: topic \[16\] | partition i32 | frames u32 | per frame:
+//! Index, big-endian: version u8 (2) | partitions u32 | per partition: topic \[16\] | partition i32 | keyed u8 (1: the topic has a key
+//! of its own; version 1 has no such field, and no such topic) | frames u32 | per frame:
 //! number u32 | position u64 | sealed length u32 | first offset i64 | last offset i64 | max timestamp i64.
 
 use std::collections::HashMap;
@@ -32,6 +33,8 @@ pub const FRAME_BYTES: usize = 64 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub place: FrameRef,
+    /// Its topic has a key of its own.
+    pub keyed: bool,
     pub first_offset: i64,
     pub last_offset: i64,
     pub max_timestamp: i64,
@@ -44,6 +47,8 @@ pub type Index = HashMap<PartitionId, Vec<Frame>>;
 pub struct Opened {
     pub opener: SegmentOpener,
     pub index: Index,
+    /// Over all frame tags, as the footer says.
+    pub frame_tags_digest: [u8; 32],
 }
 
 /// A live segment: its row, and its index once somebody read it.
@@ -148,7 +153,7 @@ impl Segment {
         let footer =
             opener.open_footer(&tail, row.footer_position, &row.footer_tag).map_err(damaged(Damage::Footer))?;
         let index = read_index(&footer.index).ok_or(ReadError::Damaged(Damage::Index))?;
-        Ok((wrapped.key_ref, Arc::new(Opened { opener, index })))
+        Ok((wrapped.key_ref, Arc::new(Opened { opener, index, frame_tags_digest: footer.frame_tags_digest })))
     }
 
     /// Reads a range of the object; one that is gone or has another size than its row says is damaged, not unreachable.
@@ -191,7 +196,15 @@ pub struct Build {
     pub cluster: ClusterId,
     pub writer_epoch: u64,
     pub now_ms: i64,
-    pub partitions: Vec<(PartitionId, i64, Vec<TailBatch>)>,
+    pub partitions: Vec<BuildPart>,
+}
+
+/// One partition's tail.
+pub struct BuildPart {
+    pub partition: PartitionId,
+    pub part_bytes_max: i64,
+    pub topic_key: Option<Arc<DataKey>>,
+    pub batches: Vec<TailBatch>,
 }
 
 /// What was built.
@@ -210,7 +223,7 @@ pub fn build(
     wrapped: &WrappedKey,
 ) -> Result<Built, SealError> {
     let object_id = new_object_id();
-    let largest = build.partitions.iter().flat_map(|(_, _, batches)| batches).map(TailBatch::size).max().unwrap_or(0);
+    let largest = build.partitions.iter().flat_map(|part| &part.batches).map(TailBatch::size).max().unwrap_or(0);
     let header = SegmentHeader {
         object_id,
         cluster: build.cluster.to_bytes(),
@@ -222,12 +235,12 @@ pub fn build(
         key_id: segment,
     };
     let mut writer = SegmentWriter::new_in(buffer, key, header, wrapped)?;
-    let all: usize = build.partitions.iter().flat_map(|(_, _, batches)| batches).map(TailBatch::size).sum();
+    let all: usize = build.partitions.iter().flat_map(|part| &part.batches).map(TailBatch::size).sum();
     writer.reserve(all.saturating_add(all / 512).saturating_add(FRAME_BYTES));
     let mut index = Vec::new();
     let mut parts = Vec::new();
-    for (partition, part_bytes_max, batches) in &build.partitions {
-        let frames = frames_of(&mut writer, *partition, batches)?;
+    for BuildPart { partition, part_bytes_max, topic_key, batches } in &build.partitions {
+        let frames = frames_of(&mut writer, *partition, topic_key.as_deref(), batches)?;
         parts.extend(parts_of(*partition, *part_bytes_max, batches, object_id));
         index.push((*partition, frames));
     }
@@ -249,6 +262,7 @@ pub fn build(
 fn frames_of(
     writer: &mut SegmentWriter,
     partition: PartitionId,
+    topic_key: Option<&DataKey>,
     batches: &[TailBatch],
 ) -> Result<Vec<Frame>, SealError> {
     let mut frames = Vec::new();
@@ -262,9 +276,9 @@ fn frames_of(
         let Some((first_offset, last_offset, max_timestamp)) = begun.take() else { return Ok(()) };
         let facts =
             FrameFacts { topic: partition.topic.to_bytes(), partition: partition.index, first_offset, last_offset };
-        let place = writer.frame(facts, plain)?;
+        let place = writer.frame_of(facts, topic_key, plain)?;
         plain.clear();
-        frames.push(Frame { place, first_offset, last_offset, max_timestamp });
+        frames.push(Frame { place, keyed: topic_key.is_some(), first_offset, last_offset, max_timestamp });
         Ok(())
     };
     for batch in batches {
@@ -308,13 +322,14 @@ fn parts_of(partition: PartitionId, bytes_max: i64, batches: &[TailBatch], objec
     parts
 }
 
-fn write_index(index: &[(PartitionId, Vec<Frame>)]) -> Vec<u8> {
-    let mut bytes = vec![1];
+pub fn write_index(index: &[(PartitionId, Vec<Frame>)]) -> Vec<u8> {
+    let mut bytes = vec![2];
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_be_bytes();
     bytes.extend_from_slice(&count(index.len()));
     for (partition, frames) in index {
         bytes.extend_from_slice(&partition.topic.to_bytes());
         bytes.extend_from_slice(&partition.index.to_be_bytes());
+        bytes.push(u8::from(frames.first().is_some_and(|frame| frame.keyed)));
         bytes.extend_from_slice(&count(frames.len()));
         for frame in frames {
             bytes.extend_from_slice(&frame.place.number.to_be_bytes());
@@ -330,7 +345,8 @@ fn write_index(index: &[(PartitionId, Vec<Frame>)]) -> Vec<u8> {
 
 fn read_index(bytes: &[u8]) -> Option<Index> {
     let mut cursor = Cursor(bytes);
-    if cursor.take::<1>()? != [1] {
+    let [version] = cursor.take()?;
+    if !(1..=2).contains(&version) {
         return None;
     }
     let partitions = u32::from_be_bytes(cursor.take()?);
@@ -338,6 +354,11 @@ fn read_index(bytes: &[u8]) -> Option<Index> {
     for _ in 0..partitions {
         let partition =
             PartitionId { topic: TopicId::from_bytes(cursor.take()?), index: i32::from_be_bytes(cursor.take()?) };
+        let keyed = match (version, if version == 1 { [0] } else { cursor.take()? }) {
+            (_, [0]) => false,
+            (2, [1]) => true,
+            _ => return None,
+        };
         let count = u32::from_be_bytes(cursor.take()?);
         let mut frames = Vec::new();
         for _ in 0..count {
@@ -348,6 +369,7 @@ fn read_index(bytes: &[u8]) -> Option<Index> {
             };
             frames.push(Frame {
                 place,
+                keyed,
                 first_offset: i64::from_be_bytes(cursor.take()?),
                 last_offset: i64::from_be_bytes(cursor.take()?),
                 max_timestamp: i64::from_be_bytes(cursor.take()?),

@@ -88,6 +88,8 @@ pub enum Command {
         reply: oneshot::Sender<Result<(), AppendError>>,
     },
     Flushed(Result<FlushDone, String>),
+    /// Entries behind the checkpoint are to leave the disk; tells whether all did.
+    Purge(oneshot::Sender<Result<bool, AppendError>>),
     FlushNow(oneshot::Sender<Result<(), AppendError>>),
     Close(oneshot::Sender<()>),
 }
@@ -127,6 +129,8 @@ pub struct ShardShared {
     pub oldest: Mutex<HashMap<TenantId, (u64, u64)>>,
     /// Tenants whose share could not be opened at start.
     pub locked: Mutex<HashMap<TenantId, Arc<Locked>>>,
+    /// The last flush could not move the checkpoint to its end: a tenant's key is away.
+    pub log_held: AtomicBool,
 }
 
 impl ShardShared {
@@ -226,6 +230,8 @@ struct Run {
     /// Tenants whose share of the last flush could not be sealed: they may not fill a tail that others need.
     unflushed: HashSet<TenantId>,
     oldest_unflushed: Option<Instant>,
+    /// Of the last flush since the start.
+    checkpoint: (u64, u64),
     closing: Option<oneshot::Sender<()>>,
 }
 
@@ -245,6 +251,7 @@ pub fn run(shard: Shard) {
         flush_waiters: Vec::new(),
         unflushed: HashSet::new(),
         oldest_unflushed,
+        checkpoint: (0, 0),
         closing: None,
     };
     while run.step() {}
@@ -285,6 +292,7 @@ impl Run {
             Command::Forget(tenant) => self.keys.forget(tenant),
             Command::Unlock { tenant, opened, reply } => drop(reply.send(self.unlock(tenant, opened))),
             Command::Flushed(outcome) => self.flushed(outcome),
+            Command::Purge(reply) => drop(reply.send(self.purge())),
             Command::FlushNow(reply) if self.shard.shared.stopped.load(Ordering::Acquire) => {
                 drop(reply.send(Err(AppendError::Stopped)))
             }
@@ -363,9 +371,7 @@ impl Run {
         let parked = self.parked.remove(&owner).unwrap_or_default();
         match outcome {
             // A key that was refused between its making and here is dropped again: nothing may be written under it.
-            Ok(key)
-                if self.shard.vault.standing(owner.tenant.to_bytes(), &key.key_ref) != Standing::Usable =>
-            {
+            Ok(key) if self.shard.vault.standing(owner.tenant.to_bytes(), &key.key_ref) != Standing::Usable => {
                 parked.into_iter().for_each(|command| refuse(command, &AppendError::Key));
             }
             Ok(key) => {
@@ -400,8 +406,7 @@ impl Run {
             states.live.entry(tenant).or_default().insert(key, value);
         }
         for (name, plain) in opened.sections {
-            let added =
-                locked::replay_section(&partitions, &mut states, tenant, &plain).ok_or(AppendError::Stopped)?;
+            let added = locked::replay_section(&partitions, &mut states, tenant, &plain).ok_or(AppendError::Stopped)?;
             shared.tail_bytes.fetch_add(added, Ordering::AcqRel);
             shared.oldest().entry(tenant).or_insert(name);
         }
@@ -646,6 +651,7 @@ impl Run {
         let waiters = std::mem::take(&mut self.flush_waiters);
         match outcome {
             Ok(done) => {
+                self.checkpoint = done.checkpoint;
                 if let Err(error) = self.shard.wal.collect(done.checkpoint) {
                     tracing::warn!(%error, "write-ahead log files behind the checkpoint could not be recycled");
                 }
@@ -670,6 +676,39 @@ impl Run {
         }
         for command in std::mem::take(&mut self.held) {
             self.gather(command);
+        }
+    }
+
+    /// Begins a new log file, so that all before it can go, and overwrites what goes.
+    fn purge(&mut self) -> Result<bool, AppendError> {
+        if self.shard.shared.stopped.load(Ordering::Acquire) {
+            return Err(AppendError::Stopped);
+        }
+        self.shard.wal.begin_file();
+        let seq = self.shard.last.0.saturating_add(1);
+        self.body.clear();
+        self.body.resize(HEADER_BYTES, 0);
+        let header = self.header(Kind::Data, seq);
+        self.create(header).map_err(|error| match error {
+            WalError::Full => AppendError::Full,
+            WalError::Failed(_) => {
+                self.shard.shared.stopped.store(true, Ordering::Release);
+                AppendError::Stopped
+            }
+        })?;
+        self.shard.last = (seq, header.digest());
+        let held = self.shard.shared.log_held.load(Ordering::Acquire);
+        if held || self.checkpoint != (self.shard.shared.epoch, seq.saturating_sub(1)) {
+            return Ok(false);
+        }
+        // Everything before this entry is in segments.
+        let done = self.shard.wal.collect(self.checkpoint).and_then(|()| self.shard.wal.wipe_spares());
+        match done {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                tracing::error!(%error, "the log's old files could not be overwritten");
+                Ok(false)
+            }
         }
     }
 

@@ -124,8 +124,9 @@ impl AwsKms {
             AwsCredentials::WebIdentity => loader.credentials_provider(
                 WebIdentityTokenCredentialsProvider::builder().configure(&provider_config).build(),
             ),
-            AwsCredentials::Instance => loader
-                .credentials_provider(ImdsCredentialsProvider::builder().configure(&provider_config).build()),
+            AwsCredentials::Instance => {
+                loader.credentials_provider(ImdsCredentialsProvider::builder().configure(&provider_config).build())
+            }
         };
         Self {
             base: loader.load().await,
@@ -270,8 +271,14 @@ impl Kms for AwsKms {
     }
 
     async fn describe(&self, key_ref: &str) -> Result<KeyState, KeyError> {
-        let answer =
-            self.client(key_ref).await.describe_key().key_id(key_ref).send().await.map_err(|error| self.refusal(key_ref, &error))?;
+        let answer = self
+            .client(key_ref)
+            .await
+            .describe_key()
+            .key_id(key_ref)
+            .send()
+            .await
+            .map_err(|error| self.refusal(key_ref, &error))?;
         match answer.key_metadata.and_then(|metadata| metadata.key_state) {
             Some(AwsKeyState::Enabled) => Ok(KeyState::Enabled),
             Some(AwsKeyState::Disabled) => Ok(KeyState::Disabled),

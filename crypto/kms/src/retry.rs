@@ -7,6 +7,7 @@
 //! - Only [`KeyError::Unreachable`] is tried again, twice at most; a denial never is.
 //! - Retries of all callers together are at most [`TOKENS_MAX`] plus a tenth of the calls that succeeded.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,8 +18,8 @@ use tokio::time::Instant;
 
 use crate::provider::{KeyState, Kms};
 
-/// Tries in a row without an answer, by whomever, after which the KMS counts as down.
-const DOWN_AFTER: u32 = 5;
+/// Different keys in a row without an answer after which the KMS counts as down. One tenant's trouble is not everybody's.
+const DOWN_AFTER: usize = 3;
 /// Between two tries of a KMS that is down.
 const TRY_DOWN_EVERY: Duration = Duration::from_secs(1);
 /// Retries saved up, in tenths.
@@ -32,13 +33,13 @@ pub(crate) struct Retry {
     /// Deadline of one try.
     try_timeout: Duration,
     tokens: AtomicI64,
-    /// Tries in a row without an answer, and when the next may go out.
-    unanswered: Mutex<(u32, Instant)>,
+    /// Keys in a row without an answer, and when the next try may go out.
+    unanswered: Mutex<(HashSet<String>, Instant)>,
 }
 
 impl Retry {
     pub(crate) fn new(inner: Arc<dyn Kms>, try_timeout: Duration) -> Self {
-        let unanswered = Mutex::new((0, Instant::now()));
+        let unanswered = Mutex::new((HashSet::new(), Instant::now()));
         Self { inner, try_timeout, tokens: AtomicI64::new(TOKENS_MAX), unanswered }
     }
 
@@ -47,7 +48,7 @@ impl Retry {
         {
             let mut unanswered = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
             let now = Instant::now();
-            if unanswered.0 >= DOWN_AFTER {
+            if unanswered.0.len() >= DOWN_AFTER {
                 if now < unanswered.1 {
                     return Err(no_answer());
                 }
@@ -58,9 +59,12 @@ impl Retry {
         let mut unanswered = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
         match &result {
             Err(KeyError::Unreachable { why: Outage::NoAnswer, .. }) => {
-                *unanswered = (unanswered.0.saturating_add(1), Instant::now() + TRY_DOWN_EVERY);
+                if unanswered.0.len() < DOWN_AFTER {
+                    unanswered.0.insert(key_ref.to_owned());
+                }
+                unanswered.1 = Instant::now() + TRY_DOWN_EVERY;
             }
-            _ => unanswered.0 = 0,
+            _ => unanswered.0.clear(),
         }
         result
     }
@@ -191,8 +195,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn kms_that_gives_no_answer_is_asked_once_a_second_and_others_are_told_at_once() {
         let (inner, retry) = failing(KeyError::Unreachable { key_ref: "k".into(), why: Outage::NoAnswer });
-        for _ in 0..1_000 {
-            retry.describe("k").await.unwrap_err();
+        for n in 0..1_000 {
+            retry.describe(&n.to_string()).await.unwrap_err();
         }
         assert!(inner.calls.load(Relaxed) <= 16, "{}", inner.calls.load(Relaxed));
         let before = inner.calls.load(Relaxed);

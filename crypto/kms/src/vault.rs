@@ -291,9 +291,9 @@ impl Vault {
         let deadline = PROBE_TIMEOUT.min(self.config.call_timeout);
         let result = match &blob {
             Some(blob) => within(deadline, name, kms.decrypt(&name.key_ref, blob, &context)).await.map(|_| None),
-            None => within(deadline, name, kms.generate_data_key(&name.key_ref, &context))
-                .await
-                .map(|(_, blob)| Some(blob)),
+            None => {
+                within(deadline, name, kms.generate_data_key(&name.key_ref, &context)).await.map(|(_, blob)| Some(blob))
+            }
         };
         let before = lock(&self.seen).get(&id).map(|seen| seen.state);
         self.learn(tenant, name, begun, &result, false);
@@ -311,33 +311,6 @@ impl Vault {
             self.record(tenant, name, operation, Some(context.purpose), KeyOutcome::of(&result)).await?;
         }
         result.map(drop)
-    }
-
-    /// Wraps `wrapped` anew under `key_ref`, or the tenant's current key; `None` when it already is. The provider must be the same.
-    ///
-    /// # Errors
-    /// As [`KeyVault::open`].
-    pub async fn rewrap(
-        &self,
-        context: &EncryptionContext,
-        wrapped: &WrappedKey,
-        key_ref: Option<&str>,
-    ) -> Result<Option<WrappedKey>, KeyError> {
-        let from = self.allowed(context.tenant, wrapped)?;
-        let to = self.wrapping(context.tenant, key_ref)?;
-        if from == to {
-            return Ok(None);
-        }
-        if from.provider != to.provider {
-            return Err(KeyError::Denied { key_ref: to.key_ref, why: Denial::NoKeyConfigured });
-        }
-        let kms = self.provider(&to)?;
-        let begun = Instant::now();
-        let call = kms.re_encrypt(&from.key_ref, &wrapped.blob, &to.key_ref, context);
-        let result = within(self.config.call_timeout, &to, call).await;
-        self.settle(context, &to, KeyOperation::ReEncrypt, begun, &result).await?;
-        let blob = result?;
-        Ok(Some(WrappedKey { provider: to.provider, key_ref: to.key_ref, blob }))
     }
 
     async fn call_open(
@@ -406,14 +379,7 @@ impl Vault {
         sink.key_used(event).await.map_err(|_| not_recorded())
     }
 
-    fn learn<T>(
-        &self,
-        tenant: [u8; 16],
-        name: &KeyName,
-        begun: Instant,
-        result: &Result<T, KeyError>,
-        used: bool,
-    ) {
+    fn learn<T>(&self, tenant: [u8; 16], name: &KeyName, begun: Instant, result: &Result<T, KeyError>, used: bool) {
         let state = match result {
             Ok(_) => TenantKeyState::Proved,
             Err(KeyError::Denied { why, .. }) => TenantKeyState::Denied(*why),
@@ -462,6 +428,21 @@ impl Vault {
         }
         if let Some(watch) = self.watch.get() {
             watch.wipe(tenant, name);
+        }
+    }
+
+    /// Forgets what is known of a tenant's other keys and wipes what they opened: after a re-wrap nothing needs them, and they are
+    /// not to be asked for any more. What does need one proves it anew.
+    pub fn retire_others(&self, tenant: [u8; 16]) {
+        let Ok(current) = self.current(tenant) else { return };
+        let others: Vec<KeyName> = lock(&self.seen)
+            .keys()
+            .filter(|(owner, name)| *owner == tenant && *name != current)
+            .map(|(_, name)| name.clone())
+            .collect();
+        for name in others {
+            lock(&self.seen).remove(&(tenant, name.clone()));
+            self.wipe(tenant, &name);
         }
     }
 
@@ -604,6 +585,30 @@ impl KeyVault for Vault {
         }
         drop(in_flight);
         result
+    }
+
+    // The provider must be the same: no KMS re-encrypts for another.
+    async fn rewrap(
+        &self,
+        context: &EncryptionContext,
+        wrapped: &WrappedKey,
+        key_ref: Option<&str>,
+    ) -> Result<Option<WrappedKey>, KeyError> {
+        let from = self.allowed(context.tenant, wrapped)?;
+        let to = self.wrapping(context.tenant, key_ref)?;
+        if from == to {
+            return Ok(None);
+        }
+        if from.provider != to.provider {
+            return Err(KeyError::Denied { key_ref: to.key_ref, why: Denial::NoKeyConfigured });
+        }
+        let kms = self.provider(&to)?;
+        let begun = Instant::now();
+        let call = kms.re_encrypt(&from.key_ref, &wrapped.blob, &to.key_ref, context);
+        let result = within(self.config.call_timeout, &to, call).await;
+        self.settle(context, &to, KeyOperation::ReEncrypt, begun, &result).await?;
+        let blob = result?;
+        Ok(Some(WrappedKey { provider: to.provider, key_ref: to.key_ref, blob }))
     }
 
     fn standing(&self, tenant: [u8; 16], key_ref: &str) -> Standing {

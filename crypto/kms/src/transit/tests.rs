@@ -133,7 +133,8 @@ async fn sealed_server_and_no_server_are_outages() {
     let refused = double.transit().describe("first").await.unwrap_err();
     assert!(matches!(refused, KeyError::Unreachable { why: Outage::Failing, .. }), "{refused}");
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-    let transit = Transit::new(TransitConfig { address: format!("http://127.0.0.1:{nobody}"), ..double.transit().config });
+    let transit =
+        Transit::new(TransitConfig { address: format!("http://127.0.0.1:{nobody}"), ..double.transit().config });
     let refused = transit.unwrap().describe("first").await.unwrap_err();
     assert!(matches!(refused, KeyError::Unreachable { why: Outage::NoAnswer, .. }), "{refused}");
 }
