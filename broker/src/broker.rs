@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use object_store::local::LocalFileSystem;
 use schloss_audit::{AuditConfig, AuditError, AuditLog, Class, Event, Verdict};
 use schloss_authz::{CertificateFacts, Keys, Organisation, RequestContext, ResourceRef, Session as Policies, can};
 use schloss_certs::{ClientIdentity, ReloadingTls, TlsFiles};
@@ -15,7 +14,7 @@ use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
 use schloss_crypto::random_array;
 use schloss_kms::Vault;
 use schloss_metadata::{Metadata, MetadataError, SqliteMetadata};
-use schloss_storage::{Engine, EngineConfig, OpenError};
+use schloss_storage::{Engine, EngineConfig, LocalStore, OpenError};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::rustls::ServerConnection;
@@ -366,9 +365,19 @@ impl Broker {
             kms.generate_calls
                 .saturating_add(kms.decrypt_calls)
                 .saturating_add(kms.re_encrypt_calls)
-                .saturating_add(kms.describe_calls),
+                .saturating_add(kms.describe_calls)
+                .saturating_add(kms.probe_calls),
         );
         readings.kms_failures.set(kms.denied.saturating_add(kms.unreachable));
+        readings.kms_probes.set(kms.probe_calls);
+        readings.kms_denied.set(kms.denied);
+        readings.kms_unreachable.set(kms.unreachable);
+        readings.kms_call_ms.set(kms.call_nanos / 1_000_000);
+        readings.kms_cached_keys.set(kms.cached_keys);
+        readings.tenants_waiting_for_key.set(self.waiting.len() as u64);
+        readings.keys_rewrapped.set(engine.keys_rewrapped);
+        readings.segments_rewritten.set(engine.segments_rewritten);
+        readings.segments_scrubbed.set(engine.segments_scrubbed);
         readings.wal_entries.set(engine.wal_entries);
         readings.wal_bytes.set(engine.wal_bytes);
         readings.tail_bytes.set(engine.tail_bytes);
@@ -694,12 +703,12 @@ async fn open_engine(
         flush_every: Duration::from_millis(storage.flush_ms),
         cache_bytes_max: storage.cache_bytes_max,
         retention_every: Duration::from_millis(storage.retention_check_ms),
+        scrub_every: storage.scrub_every,
         topic_keys_folder: Some(config.topic_keys_dir.clone()),
         ..EngineConfig::in_folder(config.data_dir.join("wal"))
     };
-    let objects = LocalFileSystem::new_with_prefix(config.data_dir.join("objects"))
-        .map_err(|error| Failure::new(Number::DataFolder, error, "check the folder's rights"))?
-        .with_fsync(true);
+    let objects = LocalStore::open(&config.data_dir.join("objects"))
+        .map_err(|error| Failure::new(Number::DataFolder, error, "check the folder's rights and free space"))?;
     Engine::open(engine, cluster, metadata, Arc::new(objects), vault, clock).await.map_err(|error| match error {
         OpenError::Key(_) | OpenError::KeyTrouble(_) => Failure::new(
             Number::Kms,

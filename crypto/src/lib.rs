@@ -39,6 +39,8 @@ pub mod signing;
 pub mod testing;
 pub mod value;
 mod vault;
+#[cfg(test)]
+mod vectors;
 pub mod wal;
 
 pub use aead::SealError;

@@ -200,6 +200,8 @@ pub struct StorageConfig {
     pub flush_ms: u64,
     /// `storage.cache.bytes`: opened frames kept for readers.
     pub cache_bytes_max: usize,
+    /// `storage.scrub.interval.ms`: every live segment is read and checked this often.
+    pub scrub_every: Duration,
     /// `log.retention.check.interval.ms`.
     pub retention_check_ms: u64,
 }

@@ -27,6 +27,8 @@ pub struct Recovered {
     pub tail_bytes: usize,
     pub oldest: HashMap<TenantId, (u64, u64)>,
     pub locked: HashMap<TenantId, Arc<Locked>>,
+    /// Epochs whose files are still needed.
+    pub epochs_behind: usize,
 }
 
 /// What recovery works with.
@@ -102,6 +104,7 @@ impl Recovery<'_> {
                 WalError::Failed(source) => source,
             },
         })?;
+        let epochs_behind = sealed.len();
         self.metadata.confirm(guard, sealed).await?;
         Ok(Recovered {
             guard,
@@ -110,6 +113,7 @@ impl Recovery<'_> {
             tail_bytes: replayed.tail_bytes,
             oldest: replayed.oldest,
             locked: replayed.locked.into_iter().map(|(tenant, locked)| (tenant, Arc::new(locked))).collect(),
+            epochs_behind,
         })
     }
 

@@ -1,5 +1,6 @@
 //! The scrub: reads every live segment and checks all of it, before a client asks for a record that is not there any more.
 
+use std::sync::Weak;
 use std::time::Duration;
 
 use schloss_core::TenantId;
@@ -10,6 +11,27 @@ use crate::error::ReadError;
 use crate::integrity::Damage;
 use crate::segment::Segment;
 use crate::stats::Counters;
+
+/// Of a scrub in the background: what a disk barely notices.
+const BACKGROUND_BYTES_PER_SECOND: u64 = 10 << 20;
+/// The first one after a start.
+const FIRST_AFTER: Duration = Duration::from_secs(3600);
+
+/// Scrubs everything again and again until the engine is gone.
+pub fn in_background(engine: Weak<Engine>, every: Duration) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut wait = FIRST_AFTER.min(every);
+        loop {
+            tokio::time::sleep(wait).await;
+            wait = every;
+            let Some(engine) = engine.upgrade() else { return };
+            let unseen = watch::Sender::new((0, 0));
+            let found = engine.scrub(None, BACKGROUND_BYTES_PER_SECOND, &unseen).await;
+            let (damaged, unread) = (found.damaged.len(), found.unread.len());
+            tracing::info!(good = found.good, damaged, unread, "all live segments were checked");
+        }
+    })
+}
 
 /// What a scrub found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -606,7 +606,13 @@ impl KeyVault for Vault {
         let begun = Instant::now();
         let call = kms.re_encrypt(&from.key_ref, &wrapped.blob, &to.key_ref, context);
         let result = within(self.config.call_timeout, &to, call).await;
-        self.settle(context, &to, KeyOperation::ReEncrypt, begun, &result).await?;
+        // Success proves the key. A refusal is of re-encrypting, by one key or the other: it says nothing about opening and
+        // must stop nobody.
+        if result.is_ok() {
+            self.learn(context.tenant, &to, begun, &result, true);
+        }
+        let outcome = KeyOutcome::of(&result);
+        self.record(context.tenant, &to, KeyOperation::ReEncrypt, Some(context.purpose), outcome).await?;
         let blob = result?;
         Ok(Some(WrappedKey { provider: to.provider, key_ref: to.key_ref, blob }))
     }
