@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt};
 use schloss_audit::{AuditConfig, AuditError, AuditLog, Class, Event, Verdict};
 use schloss_authz::{CertificateFacts, Keys, Organisation, RequestContext, ResourceRef, Session as Policies, can};
 use schloss_certs::{ClientIdentity, ReloadingTls, TlsFiles};
 use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
 use schloss_crypto::random_array;
-use schloss_kms::{TenantKeyState, Vault};
+use schloss_kms::Vault;
 use schloss_metadata::{Metadata, MetadataError, SqliteMetadata};
 use schloss_storage::{Engine, EngineConfig, LocalStore, OpenError};
 use tokio::net::TcpListener;
@@ -23,15 +24,16 @@ use crate::catalog::{Catalog, CatalogLimits};
 use crate::cli::{Failure, Number};
 use crate::config::{Advertised, Config};
 use crate::groups::Groups;
-use crate::keys::{self, Recorder};
+use crate::key_states::{self, Waiting};
+use crate::keys::{self, KeyService, Recorder};
 use crate::net::BUDGET_UNIT_BYTES;
 use crate::producers::Producers;
 use crate::session::Session;
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Tenancy, Tenant, tenant_id};
 
-/// A disabled KMS key is noticed within this, and so is an enabled one.
-const KEY_PROOF: Duration = Duration::from_secs(30);
+/// Tenants opened at once.
+const OPENINGS_MAX: usize = 32;
 /// How often the organisation's folder and the certificates are looked at for changes.
 const RELOAD_EVERY: Duration = Duration::from_millis(300);
 
@@ -60,8 +62,13 @@ pub struct Broker {
     pub audit: Arc<AuditLog>,
     /// Metrics.
     pub metrics: Metrics,
-    metadata: Arc<dyn Metadata>,
-    vault: Arc<Vault>,
+    /// The slow facts.
+    pub metadata: Arc<dyn Metadata>,
+    /// The keys.
+    pub vault: Arc<Vault>,
+    key_service: KeyService,
+    /// Tenants that are not open because their KMS key is away.
+    pub waiting: Waiting,
     requests: AtomicU64,
     draining: AtomicBool,
     organisation_changed: watch::Sender<u64>,
@@ -115,7 +122,8 @@ impl Broker {
         let cluster =
             ClusterId::from_bytes(metadata.cluster_id().await.map_err(|error| manifest(&config.data_dir, error))?);
         write_cluster_id(&config.data_dir, cluster)?;
-        let vault = keys::open(&config, &organisation).await?;
+        let key_service = keys::open(&config, &organisation).await?;
+        let vault = Arc::clone(&key_service.vault);
         let audit =
             AuditLog::open(AuditConfig::new(config.data_dir.join("audit"), cluster), &*vault, Arc::clone(&clock))
                 .await
@@ -123,6 +131,7 @@ impl Broker {
         vault.attach_sink(Arc::new(Recorder(Arc::clone(&audit))));
         let engine =
             open_engine(&config, cluster, Arc::clone(&metadata), Arc::clone(&vault), Arc::clone(&clock)).await?;
+        vault.attach_watch(Arc::new(key_states::Watch { engine: Arc::downgrade(&engine), audit: Arc::clone(&audit) }));
         engine.attach_integrity_sink(Arc::new(Recorder(Arc::clone(&audit))));
         let tenancy = Tenancy::new(organisation, digest).map_err(|error| {
             Failure::new(Number::Organisation, error, "report this: the policy engine did not start")
@@ -137,6 +146,8 @@ impl Broker {
             metrics: Metrics::new(),
             metadata,
             vault,
+            key_service,
+            waiting: Waiting::default(),
             requests: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             organisation_changed: watch::Sender::new(0),
@@ -153,7 +164,7 @@ impl Broker {
         let admin = tokio::spawn(crate::http::serve(admin, Arc::clone(self)));
         let watcher = tokio::spawn(watch_files(Arc::clone(self)));
         let ticker = tokio::spawn(tick_groups(Arc::clone(self)));
-        let prover = tokio::spawn(prove_keys(Arc::clone(self)));
+        let prover = tokio::spawn(key_states::prove_keys(Arc::clone(self)));
         ready();
         let serving = tokio::spawn(crate::net::serve(kafka, Arc::clone(self), stop.clone()));
         let stopped = stop.wait_for(|stop| *stop).await.map(drop);
@@ -224,8 +235,10 @@ impl Broker {
         {
             return Err(fail(&"the certificate is of another tenant than the host name dialled"));
         }
-        let tenant =
-            self.tenancy.tenant(number).ok_or_else(|| fail(&"the tenant is not open: its keys cannot be had now"))?;
+        let tenant = self.tenancy.tenant(number).ok_or_else(|| {
+            let why = self.waiting.want(number).unwrap_or_default();
+            fail(&format!("the tenant is not open: its keys cannot be had now: {why}"))
+        })?;
         let principal = entry.identify(&facts(&identity)).map_err(|error| fail(&error))?;
         let policies = self.tenancy.policies().bind(&principal).map_err(|error| fail(&error))?;
         let advertised = match own_name {
@@ -258,6 +271,11 @@ impl Broker {
 
     /// Binds a session anew when the organisation changed since; ends it when its principal is gone.
     pub fn rebind(&self, session: &Session) {
+        let open = self.tenancy.tenant(session.tenant.id);
+        if !open.is_some_and(|open| Arc::ptr_eq(&open, &session.tenant)) {
+            session.ended.send_replace(true);
+            return;
+        }
         if session.policies().is_current() {
             return;
         }
@@ -281,6 +299,11 @@ impl Broker {
             .ok()
             .filter(|principal| *principal.arn() == *session.principal)?;
         self.tenancy.policies().bind(&principal).ok()
+    }
+
+    /// Has every connection look at its tenant again.
+    pub fn end_sessions(&self) {
+        self.organisation_changed.send_modify(|_| {});
     }
 
     /// Waits until the credential of a connection is no longer good: its principal removed or remapped, its certificate
@@ -342,9 +365,19 @@ impl Broker {
             kms.generate_calls
                 .saturating_add(kms.decrypt_calls)
                 .saturating_add(kms.re_encrypt_calls)
-                .saturating_add(kms.describe_calls),
+                .saturating_add(kms.describe_calls)
+                .saturating_add(kms.probe_calls),
         );
         readings.kms_failures.set(kms.denied.saturating_add(kms.unreachable));
+        readings.kms_probes.set(kms.probe_calls);
+        readings.kms_denied.set(kms.denied);
+        readings.kms_unreachable.set(kms.unreachable);
+        readings.kms_call_ms.set(kms.call_nanos / 1_000_000);
+        readings.kms_cached_keys.set(kms.cached_keys);
+        readings.tenants_waiting_for_key.set(self.waiting.len() as u64);
+        readings.keys_rewrapped.set(engine.keys_rewrapped);
+        readings.segments_rewritten.set(engine.segments_rewritten);
+        readings.segments_scrubbed.set(engine.segments_scrubbed);
         readings.wal_entries.set(engine.wal_entries);
         readings.wal_bytes.set(engine.wal_bytes);
         readings.tail_bytes.set(engine.tail_bytes);
@@ -360,13 +393,61 @@ impl Broker {
         let organisation = self.tenancy.policies().organisation();
         let hosts = organisation.tenants().flat_map(|tenant| tenant.hosts()).map(ToString::to_string);
         self.tls.set_hosts(hosts.collect());
-        self.vault.set_tenants(keys::tenant_keys(&self.config, &organisation));
-        for entry in organisation.tenants() {
-            let Some(id) = tenant_id(entry).filter(|id| self.tenancy.tenant(*id).is_none()) else { continue };
-            let tenant = self.open_tenant(id, entry).await?;
-            self.tenancy.add(Arc::new(tenant));
+        self.key_service.set_organisation(&self.config, &organisation);
+        let absent = organisation.tenants().filter_map(tenant_id).filter(|id| self.tenancy.tenant(*id).is_none());
+        let openings = absent.map(|id| self.add_tenant(id)).collect::<Vec<_>>();
+        futures::stream::iter(openings).buffer_unordered(OPENINGS_MAX).try_collect::<()>().await
+    }
+
+    /// Opens a tenant that waits, quietly when its key is still away.
+    pub async fn try_tenant(&self, id: TenantId) {
+        if let Err(failure) = self.add_tenant(id).await {
+            tracing::error!(tenant = %id, %failure, "a tenant could not be opened");
         }
+    }
+
+    /// Opens a tenant, or notes that it waits for its KMS key.
+    async fn add_tenant(&self, id: TenantId) -> Result<(), Failure> {
+        let Some(_opening) = self.waiting.begin(id).filter(|_| self.tenancy.tenant(id).is_none()) else {
+            return Ok(());
+        };
+        let organisation = self.tenancy.policies().organisation();
+        let Some(entry) = organisation.tenants().find(|entry| tenant_id(entry) == Some(id)) else {
+            self.waiting.take(id);
+            return Ok(());
+        };
+        if let Some(why) = self.key_away(id).await? {
+            if self.waiting.put(id, why.clone()) {
+                tracing::error!(tenant = %id, why, "a tenant is not served: its KMS key cannot be used; it is tried again");
+            }
+            return Ok(());
+        }
+        let tenant = self.open_tenant(id, entry).await?;
+        self.tenancy.add(Arc::new(tenant));
+        self.waiting.take(id);
+        tracing::info!(tenant = %id, "a tenant is open");
         Ok(())
+    }
+
+    /// Why a tenant's keys cannot be had now; opens what recovery had to leave sealed when they can.
+    async fn key_away(&self, id: TenantId) -> Result<Option<String>, Failure> {
+        let refused = |error: &dyn std::fmt::Display| {
+            Failure::new(
+                Number::Kms,
+                format!("keys of tenant {id}: {error}"),
+                "the manifest's wrapped keys were altered or are of another installation: restore the data folder",
+            )
+        };
+        match self.engine.tenant_keys(id).await {
+            Ok(_) => {}
+            Err(error) if error.key_is_away() => return Ok(Some(error.to_string())),
+            Err(error) => return Err(refused(&error)),
+        }
+        match self.engine.unlock(id).await {
+            Ok(()) => Ok(None),
+            Err(error) if error.key_is_away() => Ok(Some(error.to_string())),
+            Err(error) => Err(refused(&error)),
+        }
     }
 
     async fn open_tenant(&self, id: TenantId, entry: &schloss_authz::Tenant) -> Result<Tenant, Failure> {
@@ -378,13 +459,6 @@ impl Broker {
                 "restore the data folder from a backup, or see the manual, chapter operations",
             )
         };
-        let keys = self.engine.tenant_keys(id).await.map_err(|error| {
-            Failure::new(
-                Number::Kms,
-                format!("keys of tenant {id}: {error}"),
-                "check the tenant's KMS key and the key service, then start again; nothing was changed",
-            )
-        })?;
         let catalog_limits = CatalogLimits {
             topics_max: limits.topics_per_tenant_max,
             partitions_max: limits.partitions_per_tenant_max,
@@ -396,7 +470,7 @@ impl Broker {
             Arc::clone(&self.clock),
             self.config.topic_defaults.clone(),
             catalog_limits,
-            keys,
+            Arc::clone(&self.vault),
         )
         .await;
         let state = self.engine.state(id);
@@ -412,7 +486,7 @@ impl Broker {
             groups: Arc::new(groups),
             producers,
             request_memory: Arc::new(Semaphore::new(units)),
-            key_denied: AtomicBool::new(false),
+            vault: Arc::clone(&self.vault),
             active: AtomicBool::new(false),
         })
     }
@@ -486,24 +560,6 @@ async fn watch_files(broker: Arc<Broker>) {
             Ok(Ok(false)) => {}
             Ok(Err(error)) => tracing::error!(%error, "certificates could not be reloaded; the old ones stay in use"),
             Err(error) => tracing::error!(%error, "certificates could not be reloaded"),
-        }
-    }
-}
-
-/// Proves the keys of tenants that are in use, so that a disabled key stops its tenant, and only it, within [`KEY_PROOF`].
-async fn prove_keys(broker: Arc<Broker>) {
-    loop {
-        tokio::time::sleep(KEY_PROOF / 3).await;
-        let tenants = broker.tenancy.tenants();
-        for tenant in tenants.iter().filter(|tenant| tenant.active.swap(false, Ordering::Relaxed)) {
-            broker.vault.mark_used(tenant.id.to_bytes());
-        }
-        broker.vault.probe(KEY_PROOF).await;
-        for tenant in tenants {
-            let denied = matches!(broker.vault.tenant_state(tenant.id.to_bytes()), TenantKeyState::Denied(_));
-            if tenant.key_denied.swap(denied, Ordering::AcqRel) != denied {
-                tracing::warn!(tenant = %tenant.id, denied, "the state of a tenant's KMS key changed");
-            }
         }
     }
 }
@@ -647,6 +703,8 @@ async fn open_engine(
         flush_every: Duration::from_millis(storage.flush_ms),
         cache_bytes_max: storage.cache_bytes_max,
         retention_every: Duration::from_millis(storage.retention_check_ms),
+        scrub_every: storage.scrub_every,
+        topic_keys_folder: Some(config.topic_keys_dir.clone()),
         ..EngineConfig::in_folder(config.data_dir.join("wal"))
     };
     let objects = LocalStore::open(&config.data_dir.join("objects"))

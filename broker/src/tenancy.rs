@@ -15,7 +15,8 @@ use schloss_authz::FrameError;
 use schloss_authz::organisation::Organisation;
 use schloss_authz::policy::Library;
 use schloss_core::{ErrorCode, TenantId};
-use schloss_crypto::digest;
+use schloss_crypto::{Standing, digest};
+use schloss_kms::Vault;
 use tokio::sync::Semaphore;
 
 use crate::catalog::Catalog;
@@ -40,8 +41,8 @@ pub struct Tenant {
     pub producers: Producers,
     /// Bytes of requests this tenant may have in memory, in units of 1 KiB.
     pub request_memory: Arc<Semaphore>,
-    /// The tenant's KMS key was refused: its records are neither taken nor given until it is allowed again.
-    pub key_denied: AtomicBool,
+    /// Knows whether the tenant's KMS key may be used.
+    pub vault: Arc<Vault>,
     /// Asked for something since the last look at its key: only such tenants' keys are proved.
     pub active: AtomicBool,
 }
@@ -53,7 +54,24 @@ impl Tenant {
     /// KAFKA_STORAGE_ERROR, which clients retry, so that nothing they hold is lost.
     pub fn check_key(&self) -> Result<(), ErrorCode> {
         self.active.store(true, Ordering::Relaxed);
-        if self.key_denied.load(Ordering::Acquire) { Err(ErrorCode::KAFKA_STORAGE_ERROR) } else { Ok(()) }
+        match self.vault.tenant_standing(self.id.to_bytes()) {
+            Standing::Stopped => Err(ErrorCode::KAFKA_STORAGE_ERROR),
+            // A stale key is proved by the room that needs it.
+            Standing::Usable | Standing::Stale => Ok(()),
+        }
+    }
+
+    /// Proves the key when it was not proved lately, for what needs no key of its own: records still in memory.
+    ///
+    /// # Errors
+    /// As [`Tenant::check_key`].
+    pub async fn prove_key(&self) -> Result<(), ErrorCode> {
+        let tenant = self.id.to_bytes();
+        if self.vault.tenant_standing(tenant) == Standing::Stale {
+            // What it learns is judged below; an outage within the grace is no refusal.
+            drop(self.vault.probe_tenant(tenant).await);
+        }
+        self.check_key()
     }
 }
 
@@ -132,6 +150,11 @@ impl Tenancy {
         self.tenants.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// Closes a tenant: its connections end, its logins are refused.
+    pub fn remove(&self, id: TenantId) -> Option<Arc<Tenant>> {
+        self.tenants.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
+    }
+
     /// Adds an opened tenant.
     pub fn add(&self, tenant: Arc<Tenant>) {
         self.tenants.write().unwrap_or_else(PoisonError::into_inner).insert(tenant.id, tenant);
@@ -151,8 +174,15 @@ pub fn tenant_id(tenant: &schloss_authz::organisation::Tenant) -> Option<TenantI
 pub fn load(folder: &Path) -> Result<(Organisation, String), LoadError> {
     let files = read_files(folder)?;
     let digest = digest_of(&files);
-    let organisation = Organisation::load(&files, &mut Library::default()).map_err(LoadError::Wrong)?;
-    Ok((organisation, digest))
+    Ok((check(&files)?, digest))
+}
+
+/// Reads an organisation out of files already in memory.
+///
+/// # Errors
+/// [`LoadError::Wrong`], with every mistake at once.
+pub fn check(files: &BTreeMap<String, String>) -> Result<Organisation, LoadError> {
+    Organisation::load(files, &mut Library::default()).map_err(LoadError::Wrong)
 }
 
 /// The digest a folder's content would have in force.
@@ -174,7 +204,11 @@ fn digest_of(files: &BTreeMap<String, String>) -> String {
     hash.finish().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn read_files(folder: &Path) -> Result<BTreeMap<String, String>, LoadError> {
+/// Every file of an organisation's folder, by its path in it.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn read_files(folder: &Path) -> Result<BTreeMap<String, String>, LoadError> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();
         move |source| LoadError::Unreadable { path, source }

@@ -42,6 +42,17 @@ impl DataKey {
         Self::take(&mut key)
     }
 
+    /// A second copy, for a holder that must be able to drop its own at any time.
+    pub(crate) fn copy(&self) -> Self {
+        Self(self.0)
+    }
+
+    /// A copy for a KMS that wraps what we made instead of making keys itself. Wiped on drop.
+    #[must_use]
+    pub fn expose(&self) -> zeroize::Zeroizing<[u8; 32]> {
+        zeroize::Zeroizing::new(self.0)
+    }
+
     /// The key bytes, for this room only.
     pub(crate) const fn bytes(&self) -> &[u8; 32] {
         &self.0

@@ -6,7 +6,7 @@
 //! organisation.toml                         id, guardrails (levels of names), resource_controls
 //! guardrails/<name>.json                    service control policies
 //! resource-controls/<name>.json             resource control policies
-//! tenants/<alias>/tenant.toml               account, [cluster], hosts, kms_key, client_ca
+//! tenants/<alias>/tenant.toml               account, [cluster], hosts, kms_key and what belongs to it, client_ca
 //! tenants/<alias>/users/<name>.toml         groups, policies, boundary, [tags]
 //! tenants/<alias>/roles/<name>.toml         policies, boundary, trust, [tags]
 //! tenants/<alias>/groups/<name>.toml        policies
@@ -61,13 +61,28 @@ pub struct Tenant {
     alias: Box<str>,
     cluster: ClusterArn,
     hosts: Vec<Box<str>>,
-    kms_key: Box<str>,
+    kms: TenantKms,
     client_ca: Option<Box<str>>,
     users: BTreeMap<Box<str>, Identity>,
     roles: BTreeMap<Box<str>, Identity>,
     policies: BTreeMap<Box<str>, Attached>,
     cluster_policies: Vec<Attached>,
     certificates: Vec<CertificateRule>,
+}
+
+/// A tenant's KMS keys, as its file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantKms {
+    /// `kms_key`: wraps what is new.
+    pub key: Box<str>,
+    /// `kms_keys`: may open what they wrapped, and wrap for topics that name them.
+    pub keys: Vec<Box<str>>,
+    /// `kms_outage_grace_seconds`: instead of the broker's own grace.
+    pub outage_grace_seconds: Option<u64>,
+    /// `kms_role`: assumed to use the keys (AWS).
+    pub role: Option<Box<str>>,
+    /// `kms_external_id`: sent when the role is assumed.
+    pub external_id: Option<Box<str>>,
 }
 
 /// What a user or role has besides its policies.
@@ -105,7 +120,13 @@ impl Tenant {
     /// The KMS key its data keys are wrapped by.
     #[must_use]
     pub fn kms_key(&self) -> &str {
-        &self.kms_key
+        &self.kms.key
+    }
+
+    /// Everything said about its KMS keys.
+    #[must_use]
+    pub fn kms(&self) -> &TenantKms {
+        &self.kms
     }
 
     /// The file of the CA that vouches for its clients, as written.

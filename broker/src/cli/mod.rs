@@ -3,15 +3,20 @@
 //! Exit status: 0 done, 1 refused or failed, 2 wrongly called.
 
 mod audit;
+mod backup;
 mod broker;
 mod client;
 mod demo;
 mod door;
 mod failure;
+mod folder;
 mod iam;
+mod keys;
 mod layout;
 mod quickstart;
+mod segment;
 mod serve;
+mod tenant;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -62,6 +67,26 @@ enum Command {
         #[command(subcommand)]
         verb: iam::Iam,
     },
+    /// Tenants and their KMS keys.
+    Tenant {
+        #[command(subcommand)]
+        verb: tenant::Tenant,
+    },
+    /// Wrap keys anew, rewrite records, shred.
+    Keys {
+        #[command(subcommand)]
+        verb: keys::Keys,
+    },
+    /// Look at a segment object, check them all.
+    Segment {
+        #[command(subcommand)]
+        verb: segment::Segment,
+    },
+    /// Back up, restore, verify a backup.
+    Backup {
+        #[command(subcommand)]
+        verb: backup::Backup,
+    },
 }
 
 /// How data is written to standard output.
@@ -97,6 +122,10 @@ pub fn main() -> ExitCode {
         Command::Audit { verb } => verb.run(),
         Command::Broker { verb } => verb.run(),
         Command::Iam { verb } => verb.run(),
+        Command::Tenant { verb } => verb.run(),
+        Command::Keys { verb } => verb.run(),
+        Command::Segment { verb } => verb.run(),
+        Command::Backup { verb } => verb.run(),
     };
     match outcome {
         Ok(code) => code,
