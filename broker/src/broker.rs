@@ -29,6 +29,7 @@ use crate::keys::{self, KeyService, Recorder};
 use crate::net::BUDGET_UNIT_BYTES;
 use crate::producers::Producers;
 use crate::session::Session;
+use crate::starting;
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Tenancy, Tenant, tenant_id};
 
@@ -77,8 +78,8 @@ pub struct Broker {
 
 /// The two sockets, bound before anything is opened or changed.
 pub struct Listeners {
-    kafka: TcpListener,
-    admin: TcpListener,
+    pub(crate) kafka: TcpListener,
+    pub(crate) admin: TcpListener,
 }
 
 impl Listeners {
@@ -105,7 +106,7 @@ impl Broker {
     ///
     /// # Errors
     /// A numbered [`Failure`] that says what to do.
-    pub async fn open(config: Config) -> Result<Arc<Self>, Failure> {
+    pub async fn open(config: Config, listeners: &Listeners) -> Result<Arc<Self>, Failure> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let (organisation, digest) = tenancy::load(&config.organisation_dir).map_err(|error| {
             Failure::new(
@@ -124,10 +125,8 @@ impl Broker {
         write_cluster_id(&config.data_dir, cluster)?;
         let key_service = keys::open(&config, &organisation).await?;
         let vault = Arc::clone(&key_service.vault);
-        let audit =
-            AuditLog::open(AuditConfig::new(config.data_dir.join("audit"), cluster), &*vault, Arc::clone(&clock))
-                .await
-                .map_err(audit_log)?;
+        let audit = AuditConfig::new(config.data_dir.join("audit"), cluster);
+        let audit = starting::open_audit(audit, &vault, &clock, listeners, &tls).await.map_err(audit_log)?;
         vault.attach_sink(Arc::new(Recorder(Arc::clone(&audit))));
         let engine =
             open_engine(&config, cluster, Arc::clone(&metadata), Arc::clone(&vault), Arc::clone(&clock)).await?;

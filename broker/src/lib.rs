@@ -20,6 +20,7 @@ mod operate_keys;
 pub mod producers;
 mod quickstart_files;
 pub mod session;
+mod starting;
 pub mod telemetry;
 pub mod tenancy;
 pub mod topic_config;

@@ -37,7 +37,7 @@ impl WalKeys {
     /// From the tenant's epoch key.
     #[must_use]
     pub fn new(key: &DataKey) -> Self {
-        Self { key: DataKey::take(&mut { *key.bytes() }) }
+        Self { key: key.copy() }
     }
 
     /// Seals the whole of `buffer` in place and appends commitment and tag.

@@ -149,6 +149,13 @@ impl ShardShared {
         self.tail_bytes.fetch_sub(bytes, Ordering::AcqRel);
     }
 
+    /// Bytes of tail of some tenants.
+    pub fn tail_bytes_of(&self, of: impl Fn(TenantId) -> bool) -> usize {
+        let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = partitions.values().filter(|partition| of(partition.tenant));
+        wanted.map(|partition| partition.read().tail.iter().map(TailBatch::size).sum::<usize>()).sum()
+    }
+
     pub fn oldest(&self) -> std::sync::MutexGuard<'_, HashMap<TenantId, (u64, u64)>> {
         self.oldest.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -232,6 +239,8 @@ struct Run {
     oldest_unflushed: Option<Instant>,
     /// Of the last flush since the start.
     checkpoint: (u64, u64),
+    /// Bytes of tail that the last flush could not seal.
+    left_bytes: usize,
     closing: Option<oneshot::Sender<()>>,
 }
 
@@ -252,6 +261,7 @@ pub fn run(shard: Shard) {
         unflushed: HashSet::new(),
         oldest_unflushed,
         checkpoint: (0, 0),
+        left_bytes: 0,
         closing: None,
     };
     while run.step() {}
@@ -316,7 +326,10 @@ impl Run {
         if self.shard.shared.stopped.load(Ordering::Acquire) {
             return refuse(command, &AppendError::Stopped);
         }
-        if self.unflushed.contains(&owner.tenant) {
+        // What cannot be flushed may take half of the tail, so that a short outage of its key is not noticed.
+        if self.unflushed.contains(&owner.tenant)
+            && self.shard.shared.tail_bytes() >= self.shard.limits.tail_bytes_max / 2
+        {
             return refuse(command, &AppendError::Key);
         }
         // INVARIANT: who came later never passes who is held, also when room appears before the flush is told of.
@@ -626,7 +639,8 @@ impl Run {
             return false;
         }
         let old = self.oldest_unflushed.is_some_and(|since| since.elapsed() >= self.shard.limits.flush_every);
-        old || self.shard.shared.tail_bytes() >= self.shard.limits.flush_bytes
+        let flushable = self.shard.shared.tail_bytes().saturating_sub(self.left_bytes);
+        old || flushable >= self.shard.limits.flush_bytes
             || !self.flush_waiters.is_empty()
             || self.flush_failed.is_some()
     }
@@ -656,7 +670,12 @@ impl Run {
                     tracing::warn!(%error, "write-ahead log files behind the checkpoint could not be recycled");
                 }
                 let answer = if done.left.is_empty() { Ok(()) } else { Err(AppendError::Key) };
-                self.flush_failed = (!done.left.is_empty()).then(Instant::now);
+                self.flush_failed = None;
+                self.left_bytes = self.shard.shared.tail_bytes_of(|tenant| done.left.contains_key(&tenant));
+                if !done.left.is_empty() {
+                    // Tried again with the next flush: what only these tenants need must not cut everybody's segments small.
+                    self.oldest_unflushed.get_or_insert_with(Instant::now);
+                }
                 for (tenant, reason) in &done.left {
                     tracing::warn!(shard = self.shard.shared.id.0, %tenant, reason, "a tenant's tail could not be flushed and is tried again");
                 }
