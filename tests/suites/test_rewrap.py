@@ -12,7 +12,8 @@ from harness.kms_broker import KmsSchloss
 from harness.traffic import Producer
 
 pytestmark = [pytest.mark.schloss_only, pytest.mark.timeout(180)]
-SEGMENTS = 40
+SEGMENTS = 20
+BATCH = 8  # wrapped keys that are stored at once
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_a_rewrap_cut_by_a_kill_goes_on_where_it_was(grown, kms):
     mark = len(kms.calls)
     with kms.fault("latency", operations=["ReEncrypt"], seconds=0.1):
         running = subprocess.Popen([str(env.schloss_binary()), "keys", "rewrap", "acme", "--dir", str(b.folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        env.eventually(lambda: kms.calls.since(mark).count("ReEncrypt", outcome="ok") >= SEGMENTS // 3, timeout=60, what="a third of the re-wrap")
+        env.eventually(lambda: kms.calls.since(mark).count("ReEncrypt", outcome="ok") >= SEGMENTS - 3, timeout=60, what="most of the re-wrap")
         b.kill()
         running.wait(30)
     first = kms.calls.since(mark).count("ReEncrypt", outcome="ok")
@@ -113,7 +114,7 @@ def test_a_rewrap_cut_by_a_kill_goes_on_where_it_was(grown, kms):
     assert first < SEGMENTS, "the kill came too late to show anything"
     again = len(moved) - len({c.asked["CiphertextBlob"] for c in moved})
     print(f"{first} before the kill, {len(moved)} in all, {again} of them twice")
-    assert again <= 16, "what was done before the kill was done again"
+    assert again <= BATCH + 1 < first, "what was done and kept before the kill was done again"
     kms.disable(old)
     assert b.stop() == 0
     b.start()
@@ -124,7 +125,7 @@ def test_a_rewrap_keeps_to_its_rate_and_tells_how_far_it_is(grown, kms):
     b = grown
     set_key(b, kms)
     mark, begun = len(kms.calls), time.monotonic()
-    running = subprocess.Popen([str(env.schloss_binary()), "keys", "rewrap", "acme", "--rate", "10", "--dir", str(b.folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen([str(env.schloss_binary()), "keys", "rewrap", "acme", "--rate", "6", "--dir", str(b.folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     seen = set()
 
     def over():
@@ -133,7 +134,7 @@ def test_a_rewrap_keeps_to_its_rate_and_tells_how_far_it_is(grown, kms):
     env.eventually(over, timeout=60, every=0.2, what="the re-wrap")
     took, calls = time.monotonic() - begun, kms.calls.since(mark).count("ReEncrypt")
     assert running.returncode == 0 and calls >= SEGMENTS
-    assert calls / took <= 10 * 1.5, f"{calls} calls in {took:.1f} s"
+    assert calls / took <= 6 * 1.5, f"{calls} calls in {took:.1f} s"
     assert len(seen) > 2, f"the metric of a re-wrap moved through {seen}"
 
 

@@ -19,8 +19,27 @@ def kms():
         yield k
 
 
-@pytest.fixture
-def grown(kms, tmp_path):
+@pytest.fixture(scope="module")
+def shredded(kms, tmp_path_factory):
+    """A broker whose topic `doomed` was shredded; what was asked and answered is in `refusal`, `before`, `done`. It runs."""
+    for b in grow(kms, tmp_path_factory.mktemp("topic")):
+        b.refusal = b.run("keys", "shred-topic", "acme", "doomed", "--dir", b.folder)
+        b.still = values(b, "doomed")
+        b.before = topic_key_files(b, "acme")
+        b.done = b.operate("keys", "shred-topic", "acme", "doomed", "--yes")
+        yield b
+
+
+@pytest.fixture(scope="module")
+def gone(kms, tmp_path_factory):
+    """A broker whose tenant acme was shredded."""
+    for b in grow(kms, tmp_path_factory.mktemp("tenant")):
+        b.wrapped = {reader.Segment(p.read_bytes()).wrapped_key().blob for p in b.objects("acme")}
+        b.operate("keys", "shred-tenant", "acme", "--yes")
+        yield b
+
+
+def grow(kms, tmp_path):
     """A broker with two topics of acme and one of globex, in segments and in the log; `copies` of the data from before."""
     b = KmsSchloss(tmp_path / "broker", kms, config={"storage.flush.ms": 50})
     b.start()
@@ -44,63 +63,59 @@ def values(b, topic, tenant="acme"):
         return everything(raw, topic)
 
 
-def test_a_shredded_topic_is_gone_and_the_others_are_served(grown):
-    b = grown
-    done = b.operate("keys", "shred-topic", "acme", "doomed", "--yes")
-    assert "certificate" in json.dumps(done)
-    assert clients.admin(b).list_topics(timeout=10).topics.keys() & {"doomed", "kept"} == {"kept"}
-    assert values(b, "kept") == [f"kept {i}" for i in range(20)]
-    assert values(b, "theirs", "globex") == [f"theirs {i}" for i in range(20)]
-
-
 def topic_key_files(b, tenant):
     folder = b.folder / "data-topic-keys" / b.tenants[tenant]
     return {p.name: p.read_bytes() for p in folder.iterdir()} if folder.exists() else {}
 
 
-def everywhere(b):
-    return [p for p in b.folder.rglob("*") if p.is_file()]
+def everywhere(b, needle):
+    return [p for p in b.folder.rglob("*") if p.is_file() and needle in p.read_bytes()]
 
 
-def test_the_key_of_a_shredded_topic_is_nowhere_in_the_installation(grown):
-    b = grown
-    before = topic_key_files(b, "acme")
-    assert len(before) == 2
-    b.operate("keys", "shred-topic", "acme", "doomed", "--yes")
-    gone = set(before) - set(topic_key_files(b, "acme"))
-    assert len(gone) == 1
-    needle = before[gone.pop()][65:]
-    assert not [p for p in everywhere(b) if needle in p.read_bytes()]
-    assert b.stop() == 0
-    assert not [p for p in everywhere(b) if needle in p.read_bytes()]
+def test_shredding_asks_before_it_does_anything(shredded):
+    assert shredded.refusal.returncode != 0 and "--yes" in shredded.refusal.stderr + shredded.refusal.stdout
+    assert shredded.still == [f"doomed {i}" for i in range(20)]
 
 
-def test_no_object_of_a_shredded_tenant_and_none_of_its_wrapped_keys_is_left(grown):
-    b = grown
-    wrapped = {reader.Segment(p.read_bytes()).wrapped_key().blob for p in b.objects("acme")}
-    assert wrapped
-    b.operate("keys", "shred-tenant", "acme", "--yes")
-    left = lambda: [p for p in b.data.rglob("*") if p.is_file() and any(w in p.read_bytes() for w in wrapped)]  # noqa: E731
-    env.eventually(lambda: not left() and not b.objects("acme"), timeout=60, what="no copy of a wrapped key")
-    assert not topic_key_files(b, "acme")
-    assert b.stop() == 0
-    assert not left()
+def test_a_shredded_topic_is_gone_and_the_others_are_served(shredded):
+    b = shredded
+    assert clients.admin(b).list_topics(timeout=10).topics.keys() & {"doomed", "kept"} == {"kept"}
+    assert values(b, "kept") == [f"kept {i}" for i in range(20)]
+    assert values(b, "theirs", "globex") == [f"theirs {i}" for i in range(20)]
+
+
+def test_the_key_of_a_shredded_topic_is_nowhere_in_the_installation(shredded):
+    b = shredded
+    gone = set(b.before) - set(topic_key_files(b, "acme"))
+    assert len(b.before) == 2 and len(gone) == 1
+    assert not everywhere(b, b.before[gone.pop()][65:])
+
+
+def test_the_certificate_stands_in_the_audit_log_and_verify_checks_it(shredded):
+    b = shredded
+    assert "certificate" in json.dumps(b.done)
+    verified = b.run("audit", "verify", "--dir", b.folder)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert "certificate" in verified.stdout.lower() or "shred" in verified.stdout.lower(), verified.stdout
+    assert any("shred" in line.lower() for line in b.audit_query())
 
 
 @pytest.mark.parametrize("what", ["the manifest", "the whole data folder"])
-def test_an_older_copy_put_back_does_not_bring_a_shredded_topic_back(grown, what):
+def test_an_older_copy_put_back_does_not_bring_a_shredded_topic_back(shredded, what):
     """Somebody kept a copy, and may still ask the KMS. The topic's key is what he has not."""
-    b = grown
-    b.operate("keys", "shred-topic", "acme", "doomed", "--yes")
-    assert b.stop() == 0
+    b = shredded
+    if b.running():
+        assert b.stop() == 0
+    after = b.copy.with_name("after")
+    if not after.exists():
+        shutil.copytree(b.data, after)
+    shutil.rmtree(b.data)
+    shutil.copytree(b.copy if what == "the whole data folder" else after, b.data)
     if what == "the manifest":
         for name in ("manifest.db", "manifest.db-wal", "manifest.db-shm"):
             (b.data / name).unlink(missing_ok=True)
             if (b.copy / name).exists():
                 shutil.copyfile(b.copy / name, b.data / name)
-    else:
-        shutil.rmtree(b.data)
-        shutil.copytree(b.copy, b.data)
     try:
         b.start(timeout=30)
     except NotReady as refused:
@@ -113,10 +128,24 @@ def test_an_older_copy_put_back_does_not_bring_a_shredded_topic_back(grown, what
             assert b"kept 0" in traffic.fetch(raw, "kept")[1]
 
 
-def test_a_copied_data_folder_does_not_open_a_shredded_tenant_once_its_key_is_gone(grown, kms):
-    """The certificate says it: copies of wrapped keys outside our reach die with the tenant's KMS key, whose deletion is offered."""
-    b = grown
-    b.operate("keys", "shred-tenant", "acme", "--yes")
+def test_a_shredded_tenant_is_gone_and_others_are_served(gone):
+    b = gone
+    with pytest.raises((AssertionError, OSError, wire.Closed)):
+        assert values(b, "kept") == []
+    assert values(b, "theirs", "globex") == [f"theirs {i}" for i in range(20)]
+
+
+def test_no_object_of_a_shredded_tenant_and_none_of_its_wrapped_keys_is_left(gone):
+    b = gone
+    assert b.wrapped
+    left = lambda: [p for w in b.wrapped for p in everywhere(b, w)]  # noqa: E731
+    env.eventually(lambda: not left() and not b.objects("acme"), timeout=60, what="no copy of a wrapped key")
+    assert not topic_key_files(b, "acme")
+
+
+def test_a_copied_data_folder_does_not_open_a_shredded_tenant_once_its_key_is_gone(gone, kms):
+    """Copies of wrapped keys outside our reach die with the tenant's KMS key, whose deletion is offered."""
+    b = gone
     kms.schedule_deletion(b.keys["acme"])
     assert b.stop() == 0
     shutil.rmtree(b.data)
@@ -127,29 +156,3 @@ def test_a_copied_data_folder_does_not_open_a_shredded_tenant_once_its_key_is_go
         return
     with pytest.raises((AssertionError, OSError, wire.Closed)):
         values(b, "doomed")
-
-
-def test_a_shredded_tenant_is_gone_and_others_are_served(grown):
-    b = grown
-    b.operate("keys", "shred-tenant", "acme", "--yes")
-    assert not b.objects("acme")
-    with pytest.raises((AssertionError, OSError, wire.Closed)):
-        assert values(b, "kept") == []
-    assert values(b, "theirs", "globex") == [f"theirs {i}" for i in range(20)]
-
-
-def test_the_certificate_stands_in_the_audit_log_and_verify_checks_it(grown):
-    b = grown
-    b.operate("keys", "shred-topic", "acme", "doomed", "--yes")
-    assert b.stop() == 0
-    done = b.run("audit", "verify", "--dir", b.folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "certificate" in done.stdout.lower() or "shred" in done.stdout.lower(), done.stdout
-    assert any("shred" in line.lower() for line in b.audit_query())
-
-
-def test_shredding_asks_before_it_does_anything(grown):
-    b = grown
-    done = b.run("keys", "shred-topic", "acme", "doomed", "--dir", b.folder)
-    assert done.returncode != 0 and "--yes" in done.stderr + done.stdout
-    assert len(values(b, "doomed")) == 20
