@@ -23,6 +23,7 @@ use crate::authorize::reason;
 use crate::catalog::{Catalog, CatalogLimits};
 use crate::cli::{Failure, Number};
 use crate::config::{Advertised, Config};
+use crate::credentials::Credentials;
 use crate::groups::Groups;
 use crate::keys::{self, Recorder};
 use crate::net::BUDGET_UNIT_BYTES;
@@ -55,6 +56,8 @@ pub struct Broker {
     pub tls: Arc<ReloadingTls>,
     /// Tenants and policies.
     pub tenancy: Tenancy,
+    /// Access keys, sessions, SCRAM verifiers, delegation tokens.
+    pub credentials: Arc<Credentials>,
     /// The log engine.
     pub engine: Arc<Engine>,
     /// The audit log.
@@ -127,8 +130,10 @@ impl Broker {
         let tenancy = Tenancy::new(organisation, digest).map_err(|error| {
             Failure::new(Number::Organisation, error, "report this: the policy engine did not start")
         })?;
+        let credentials = Arc::new(Credentials::new(Arc::clone(&metadata), Arc::clone(&clock)));
         let broker = Arc::new(Self {
             tenancy,
+            credentials,
             config,
             clock,
             tls,
@@ -240,6 +245,7 @@ impl Broker {
             advertised,
             context: context(&identity, source, self.clock.now_ms()),
             certificate: identity,
+            credential: None,
             policies: Mutex::new(Arc::new(policies)),
             fetch_session: Mutex::new(None),
             ended: watch::Sender::new(false),
@@ -385,6 +391,7 @@ impl Broker {
                 "check the tenant's KMS key and the key service, then start again; nothing was changed",
             )
         })?;
+        self.credentials.open_tenant(id, keys.clone()).await.map_err(|error| stored(&error))?;
         let catalog_limits = CatalogLimits {
             topics_max: limits.topics_per_tenant_max,
             partitions_max: limits.partitions_per_tenant_max,

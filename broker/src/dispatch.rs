@@ -137,6 +137,18 @@ async fn answer(call: Arc<Call>, body: RequestKind) -> Result<Answer, Malformed>
         RequestKind::DescribeGroups(request) => now!(api::describe_groups::handle(&call, &request)),
         RequestKind::ListGroups(request) => now!(api::list_groups::handle(&call, &request)),
         RequestKind::DeleteGroups(request) => now!(api::delete_groups::handle(&call, request).await),
+        RequestKind::CreateDelegationToken(request) => {
+            now!(api::create_delegation_token::handle(&call, request).await)
+        }
+        RequestKind::RenewDelegationToken(request) => now!(api::renew_delegation_token::handle(&call, request).await),
+        RequestKind::ExpireDelegationToken(request) => now!(api::expire_delegation_token::handle(&call, request).await),
+        RequestKind::DescribeDelegationToken(request) => now!(api::describe_delegation_token::handle(&call, &request)),
+        RequestKind::DescribeUserScramCredentials(request) => {
+            now!(api::describe_user_scram_credentials::handle(&call, &request))
+        }
+        RequestKind::AlterUserScramCredentials(request) => {
+            now!(api::alter_user_scram_credentials::handle(&call, request).await)
+        }
         RequestKind::GetTelemetrySubscriptions(request) => now!(api::get_telemetry_subscriptions::handle(&request)),
         RequestKind::PushTelemetry(request) => now!(api::push_telemetry::handle(&request)),
         _ => None,

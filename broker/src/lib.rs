@@ -7,6 +7,7 @@ pub mod broker_config;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod dispatch;
 pub mod fetch_session;
 pub mod groups;

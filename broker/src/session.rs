@@ -9,6 +9,7 @@ use schloss_certs::ClientIdentity;
 use tokio::sync::watch;
 
 use crate::config::Advertised;
+use crate::credentials::CredentialRef;
 use crate::fetch_session::FetchSession;
 use crate::tenancy::Tenant;
 
@@ -26,6 +27,8 @@ pub struct Session {
     pub advertised: Advertised,
     /// What the client certificate says.
     pub certificate: ClientIdentity,
+    /// What it was let in by, when that is more than its certificate.
+    pub credential: Option<CredentialRef>,
     /// What policies may ask about this connection.
     pub context: RequestContext,
     /// Policies bound to the principal, bound anew when the organisation changes.
