@@ -29,6 +29,7 @@ use crate::keys::{self, Recorder};
 use crate::net::BUDGET_UNIT_BYTES;
 use crate::producers::Producers;
 use crate::session::Session;
+use crate::sts::StsLimits;
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Tenancy, Tenant, tenant_id};
 
@@ -58,6 +59,8 @@ pub struct Broker {
     pub tenancy: Tenancy,
     /// Access keys, sessions, SCRAM verifiers, delegation tokens.
     pub credentials: Arc<Credentials>,
+    /// How often the STS may be asked.
+    pub sts_limits: StsLimits,
     /// The log engine.
     pub engine: Arc<Engine>,
     /// The audit log.
@@ -135,6 +138,7 @@ impl Broker {
         let broker = Arc::new(Self {
             tenancy,
             credentials,
+            sts_limits: StsLimits::default(),
             config,
             clock,
             tls,
@@ -160,6 +164,7 @@ impl Broker {
         let watcher = tokio::spawn(watch_files(Arc::clone(self)));
         let ticker = tokio::spawn(tick_groups(Arc::clone(self)));
         let prover = tokio::spawn(prove_keys(Arc::clone(self)));
+        let keeper = tokio::spawn(Arc::clone(&self.credentials).tend());
         ready();
         let serving = tokio::spawn(crate::net::serve(kafka, Arc::clone(self), stop.clone()));
         let stopped = stop.wait_for(|stop| *stop).await.map(drop);
@@ -174,6 +179,7 @@ impl Broker {
         watcher.abort();
         ticker.abort();
         prover.abort();
+        keeper.abort();
         self.engine.close().await;
         if let Err(error) = self.audit.close().await {
             tracing::error!(%error, "the audit log could not be closed");
@@ -455,6 +461,10 @@ impl Broker {
 
     /// Says beside the manifest which files are in force, for `schloss iam apply`. A digest, no names.
     fn tell_organisation(&self) {
+        match tenancy::digests_of_files(&self.config.organisation_dir) {
+            Ok(files) => self.tenancy.remember_files(files),
+            Err(error) => tracing::warn!(%error, "which files are in force could not be noted"),
+        }
         if let Err(error) = std::fs::write(self.config.data_dir.join(IN_FORCE), self.tenancy.version().0) {
             tracing::warn!(%error, "which organisation is in force could not be written down");
         }
