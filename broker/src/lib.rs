@@ -13,6 +13,7 @@ pub mod fetch_session;
 pub mod groups;
 pub mod http;
 pub mod keys;
+pub mod login;
 pub mod manual;
 pub mod net;
 pub mod producers;

@@ -177,7 +177,9 @@ pub fn load(folder: &Path) -> Result<(Organisation, String), LoadError> {
 /// # Errors
 /// [`LoadError::Wrong`], with every mistake at once.
 pub fn check(files: &BTreeMap<String, String>) -> Result<Organisation, LoadError> {
-    Organisation::load(files, &mut Library::default()).map_err(LoadError::Wrong)
+    let organisation = Organisation::load(files, &mut Library::default()).map_err(LoadError::Wrong)?;
+    crate::login::rules::check(&organisation, files).map_err(LoadError::Wrong)?;
+    Ok(organisation)
 }
 
 /// The digest of each file of a folder.

@@ -7,6 +7,8 @@
 //! guardrails/<name>.json                    service control policies
 //! resource-controls/<name>.json             resource control policies
 //! tenants/<alias>/tenant.toml               account, [cluster], hosts, kms_key, client_ca
+//!                                           suspended, [authentication] (see `authentication`)
+//! tenants/<alias>/issuers/<name>.toml       identity providers whose tokens are taken
 //! tenants/<alias>/users/<name>.toml         groups, policies, boundary, [tags]
 //! tenants/<alias>/roles/<name>.toml         policies, boundary, trust, max_session_duration, [tags]
 //! tenants/<alias>/groups/<name>.toml        policies
@@ -21,6 +23,7 @@
 //! - A set with one error does not exist; nothing is half in force.
 //! - Accounts, aliases, host names and client CAs are unique over all tenants.
 
+mod authentication;
 mod load;
 mod managed;
 mod people;
@@ -31,6 +34,7 @@ use std::fmt;
 
 use casbin::{DefaultRoleManager, RoleManager};
 
+pub use authentication::{Authentication, Issuer, MECHANISMS};
 pub use managed::MANAGED;
 pub use people::{CertificateFacts, IdentifyError, Principal, PrincipalKind};
 
@@ -68,6 +72,9 @@ pub struct Tenant {
     policies: BTreeMap<Box<str>, Attached>,
     cluster_policies: Vec<Attached>,
     certificates: Vec<CertificateRule>,
+    suspended: bool,
+    authentication: Authentication,
+    issuers: Vec<Issuer>,
 }
 
 /// What a user or role has besides its policies.
@@ -116,6 +123,24 @@ impl Tenant {
     #[must_use]
     pub fn client_ca(&self) -> Option<&str> {
         self.client_ca.as_deref()
+    }
+
+    /// Whether nobody of it may be connected now.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// How its connections may log in.
+    #[must_use]
+    pub fn authentication(&self) -> &Authentication {
+        &self.authentication
+    }
+
+    /// The identity providers whose tokens it takes.
+    #[must_use]
+    pub fn issuers(&self) -> &[Issuer] {
+        &self.issuers
     }
 
     /// The policies attached to its cluster.

@@ -15,6 +15,7 @@
 mod access_keys;
 mod bootstrap;
 mod delegation;
+mod nobody;
 mod scram;
 mod session;
 mod store;
