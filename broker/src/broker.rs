@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use object_store::local::LocalFileSystem;
 use schloss_audit::{AuditConfig, AuditError, AuditLog, Class, Event, Verdict};
 use schloss_authz::Organisation;
 use schloss_certs::{ReloadingTls, TlsFiles};
@@ -14,7 +13,7 @@ use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
 use schloss_crypto::random_array;
 use schloss_kms::{TenantKeyState, Vault};
 use schloss_metadata::{Metadata, MetadataError, SqliteMetadata};
-use schloss_storage::{Engine, EngineConfig, OpenError};
+use schloss_storage::{Engine, EngineConfig, LocalStore, OpenError};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -520,9 +519,8 @@ async fn open_engine(
         retention_every: Duration::from_millis(storage.retention_check_ms),
         ..EngineConfig::in_folder(config.data_dir.join("wal"))
     };
-    let objects = LocalFileSystem::new_with_prefix(config.data_dir.join("objects"))
-        .map_err(|error| Failure::new(Number::DataFolder, error, "check the folder's rights"))?
-        .with_fsync(true);
+    let objects = LocalStore::open(&config.data_dir.join("objects"))
+        .map_err(|error| Failure::new(Number::DataFolder, error, "check the folder's rights and free space"))?;
     Engine::open(engine, cluster, metadata, Arc::new(objects), vault, clock).await.map_err(|error| match error {
         OpenError::Key(_) | OpenError::KeyTrouble(_) => Failure::new(
             Number::Kms,
