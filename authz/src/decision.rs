@@ -95,6 +95,8 @@ pub struct Decision {
     pub lacking: Option<Layer>,
     /// The answer may be another from this moment on (milliseconds since 1970), when it depends on time.
     pub valid_until_ms: Option<i64>,
+    /// What would have been decided with the shadow versions of policies, when that is another answer.
+    pub shadow: Option<Arc<Decision>>,
 }
 
 impl Decision {

@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::rustls::ServerConnection;
 
+use crate::abroad::{Abroad, Met};
 use crate::authorize::reason;
 use crate::catalog::{Catalog, CatalogLimits};
 use crate::cli::{Failure, Number};
@@ -241,6 +242,7 @@ impl Broker {
             context: context(&identity, source, self.clock.now_ms()),
             certificate: identity,
             policies: Mutex::new(Arc::new(policies)),
+            abroad: Abroad::default(),
             fetch_session: Mutex::new(None),
             ended: watch::Sender::new(false),
         };
@@ -411,6 +413,7 @@ impl Broker {
             catalog: catalog.map_err(|error| stored(&error))?,
             groups: Arc::new(groups),
             producers,
+            met: Met::default(),
             request_memory: Arc::new(Semaphore::new(units)),
             key_denied: AtomicBool::new(false),
             active: AtomicBool::new(false),

@@ -1,5 +1,6 @@
 #![doc = include_str!("../manual/README.md")]
 
+pub mod abroad;
 pub mod api;
 pub mod authorize;
 pub mod broker;

@@ -8,6 +8,7 @@ use schloss_authz::Session as Policies;
 use schloss_certs::ClientIdentity;
 use tokio::sync::watch;
 
+use crate::abroad::Abroad;
 use crate::config::Advertised;
 use crate::fetch_session::FetchSession;
 use crate::tenancy::Tenant;
@@ -30,6 +31,8 @@ pub struct Session {
     pub context: RequestContext,
     /// Policies bound to the principal, bound anew when the organisation changes.
     pub policies: Mutex<Arc<Policies>>,
+    /// The principal's policies in other tenants whose topics it uses.
+    pub abroad: Abroad,
     /// KIP-227: this connection's incremental fetch session, if any.
     pub fetch_session: Mutex<Option<FetchSession>>,
     /// Turns true when the credential is no longer good.
