@@ -159,7 +159,9 @@ pub fn of_policies(session: &Session) -> Vec<AclEntry> {
             continue;
         }
         for pattern in statement.resources.iter().flatten() {
-            for &kind in &[ResourceKind::Cluster, ResourceKind::Topic, ResourceKind::Group, ResourceKind::TransactionalId] {
+            for &kind in
+                &[ResourceKind::Cluster, ResourceKind::Topic, ResourceKind::Group, ResourceKind::TransactionalId]
+            {
                 let Some((name, prefix)) = pattern.names(session.cluster(), kind) else { continue };
                 let every = prefix && name.is_empty();
                 for action in Action::ALL.iter().filter(|a| a.resource() == kind && statement.mask & a.bit() != 0) {

@@ -3,8 +3,8 @@
 //! A new organisation replaces the old one as a whole and raises the epoch; sessions compare epochs and bind anew.
 //! What cannot be read or compiled never gets here, so the old set stays in force.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::acl::{self, AclEntry};
@@ -14,7 +14,7 @@ use crate::evaluate::{CompiledSet, Layers};
 use crate::frame::{Bound, Frame, FrameError};
 use crate::organisation::{Organisation, Principal, PrincipalKind};
 use crate::policy::{Attached, Caller};
-use crate::session::Session;
+use crate::session::{Session, SessionTerms};
 
 /// The authoriser of a process.
 pub struct Engine {
@@ -33,6 +33,9 @@ pub enum BindError {
     /// The tenant has no such user or role.
     #[error("the tenant has no such principal")]
     UnknownPrincipal,
+    /// A session was limited by a policy that the tenant no longer has: without it there is no telling what it may do.
+    #[error("a policy that limits the session is gone")]
+    UnknownPolicy,
 }
 
 impl Engine {
@@ -67,6 +70,10 @@ impl Engine {
         self.acls.read().unwrap_or_else(PoisonError::into_inner).get(&account).cloned().unwrap_or_default()
     }
 
+    pub(crate) fn frame(&self) -> &'static Frame {
+        self.frame
+    }
+
     /// The epoch of the policies in force.
     #[must_use]
     pub fn epoch(&self) -> u64 {
@@ -97,6 +104,20 @@ impl Engine {
         owner: AccountId,
         session_policies: &[Attached],
     ) -> Result<Session, BindError> {
+        let terms = SessionTerms { policies: session_policies.to_vec(), ..SessionTerms::default() };
+        self.bind_session(principal, owner, &terms)
+    }
+
+    /// Binds a principal for the cluster of `owner`, under the terms its session was given with.
+    ///
+    /// # Errors
+    /// [`BindError`] as above.
+    pub fn bind_session(
+        &self,
+        principal: &Principal,
+        owner: AccountId,
+        terms: &SessionTerms,
+    ) -> Result<Session, BindError> {
         let slot = self.organisation.read().unwrap_or_else(PoisonError::into_inner);
         let (organisation, epoch) = (Arc::clone(&slot), self.epoch());
         drop(slot);
@@ -108,7 +129,8 @@ impl Engine {
             layers.identity = vec![acl::document(&acls, &format!("User:{name}"), own.cluster())];
         }
         layers.resource = tenant.cluster_policies().to_vec();
-        layers.session = session_policies.to_vec();
+        layers.session = organisation.session_policies(principal.account, terms)?;
+        keys.put_all(&terms.keys);
         keys.set("aws:ResourceAccount", owner.to_string());
         let bound = |layers: &Layers| {
             Arc::new(Bound {
@@ -125,7 +147,7 @@ impl Engine {
             bound: bound(&layers),
             shadow: layers.shadowed().map(|layers| bound(&layers)),
             frame: self.frame,
-            session_policies: session_policies.into(),
+            terms: terms.clone(),
             epoch,
             current: Arc::clone(&self.epoch),
             cache: Mutex::new(DecisionCache::default()),
@@ -137,7 +159,7 @@ impl Engine {
     /// # Errors
     /// [`BindError`] when there is no such tenant.
     pub fn bind_abroad(&self, session: &Session, owner: AccountId) -> Result<Session, BindError> {
-        self.bind_with(&session.principal, owner, &session.session_policies)
+        self.bind_session(&session.principal, owner, &session.terms)
     }
 
     /// Binds the same principal anew after a change.
@@ -145,6 +167,6 @@ impl Engine {
     /// # Errors
     /// [`BindError`] when the principal or tenant is gone: the connection must be cut.
     pub fn rebind(&self, session: &Session) -> Result<Session, BindError> {
-        self.bind_with(&session.principal, session.cluster.account, &session.session_policies)
+        self.bind_session(&session.principal, session.cluster.account, &session.terms)
     }
 }

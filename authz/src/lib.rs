@@ -21,6 +21,7 @@
 pub mod acl;
 pub mod action;
 pub mod arn;
+mod assume;
 mod cache;
 pub mod context;
 pub mod decision;
@@ -41,6 +42,7 @@ pub mod suggest;
 
 pub use action::{Ability, AclOperation, Action, can};
 pub use arn::{AccountId, ClusterArn, ResourceKind, ResourceRef};
+pub use assume::{AssumeRefused, Assumer, RoleRequest};
 pub use context::{KeyValue, Keys, RequestContext};
 pub use decision::{Decision, Layer, StatementRef, Verdict};
 pub use engine::{BindError, Engine};
@@ -49,4 +51,4 @@ pub use explain::{Able, Explanation, NearMiss};
 pub use finding::{Finding, Severity};
 pub use frame::FrameError;
 pub use organisation::{CertificateFacts, Organisation, Principal, PrincipalKind, SharedTopic, Tenant};
-pub use session::{Denied, Permit, Session};
+pub use session::{Denied, Permit, Session, SessionTerms};

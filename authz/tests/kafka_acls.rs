@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use schloss_authz::acl::{AclEntry, PatternType, of_policies};
 use schloss_authz::policy::Library;
-use schloss_authz::{AclOperation as Op, Action, Engine, Keys, Organisation, RequestContext, ResourceKind, ResourceRef};
+use schloss_authz::{
+    AclOperation as Op, Action, Engine, Keys, Organisation, RequestContext, ResourceKind, ResourceRef,
+};
 
 const TENANT: &str = "account = \"111111111111\"\nkms_key = \"local:a\"\nhosts = [\"a.example\"]\n[cluster]\nname = \"a\"\nuuid = \"u-1\"\nregion = \"r\"\n";
 
@@ -81,7 +83,10 @@ fn a_group_id_with_slashes_is_one_name() {
 fn allowed_operations_imply_describe_and_denied_ones_do_not() {
     let topic = ResourceRef::topic("t");
     for operation in [Op::Read, Op::Write, Op::Delete, Op::Alter] {
-        assert!(may(&[entry(ResourceKind::Topic, "t", Some(operation))], Action::DescribeTopic, topic), "{operation:?}");
+        assert!(
+            may(&[entry(ResourceKind::Topic, "t", Some(operation))], Action::DescribeTopic, topic),
+            "{operation:?}"
+        );
     }
     let configs = [entry(ResourceKind::Topic, "t", Some(Op::AlterConfigs))];
     assert!(may(&configs, Action::DescribeTopicDynamicConfiguration, topic));

@@ -278,7 +278,9 @@ fn mounts_name_topics_of_other_tenants_only() {
     files.insert("tenants/a/mounts.toml".to_owned(), mount("arn:aws:kafka:r:222222222222:topic/b/u-2/news"));
     let session = session(&Engine::new(load(&files)).unwrap());
     assert_eq!(session.mounts().get("news").map(|topic| topic.owner.to_string()).as_deref(), Some("222222222222"));
-    for wrong in ["arn:aws:kafka:r:111111111111:topic/a/u-1/news", "arn:aws:kafka:r:222222222222:group/b/u-2/news", "news"] {
+    for wrong in
+        ["arn:aws:kafka:r:111111111111:topic/a/u-1/news", "arn:aws:kafka:r:222222222222:group/b/u-2/news", "news"]
+    {
         files.insert("tenants/a/mounts.toml".to_owned(), mount(wrong));
         assert!(Organisation::load(&files, &mut Library::default()).is_err(), "{wrong}");
     }

@@ -11,7 +11,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use schloss_authz::{Ability, AccountId, Action, Permit, RequestContext, ResourceRef, Session as Policies, SharedTopic};
+use schloss_authz::{
+    Ability, AccountId, Action, Permit, RequestContext, ResourceRef, Session as Policies, SharedTopic,
+};
 use schloss_core::{ErrorCode, TenantId, TopicId};
 
 use crate::broker::Broker;

@@ -96,10 +96,8 @@ impl Acls {
         let mut entries = BTreeSet::new();
         for row in metadata.sealed(tenant, KIND).await? {
             let plain = schloss_crypto::open_value(&keys.metadata, &binding(tenant, row.key_index), &row.sealed);
-            let stored: Stored = plain
-                .ok()
-                .and_then(|plain| serde_json::from_slice(&plain).ok())
-                .ok_or(AclsError::Sealed)?;
+            let stored: Stored =
+                plain.ok().and_then(|plain| serde_json::from_slice(&plain).ok()).ok_or(AclsError::Sealed)?;
             entries.insert(stored.entry().map_err(|_| AclsError::Sealed)?);
         }
         let acls = Self {
@@ -400,7 +398,9 @@ mod tests {
     #[test]
     fn match_finds_the_name_its_prefixes_and_the_wildcard() {
         let found = |entry: &AclEntry| filter(Some("orders-eu"), MATCH).fits(entry);
-        assert!(found(&topic("orders-eu", LITERAL)) && found(&topic("orders", PREFIXED)) && found(&topic("*", LITERAL)));
+        assert!(
+            found(&topic("orders-eu", LITERAL)) && found(&topic("orders", PREFIXED)) && found(&topic("*", LITERAL))
+        );
         assert!(!found(&topic("orders", LITERAL)) && !found(&topic("news", PREFIXED)));
     }
 

@@ -199,7 +199,8 @@ impl Call {
     #[must_use]
     pub fn visible_topics(&self) -> Vec<String> {
         let own = self.session.tenant.catalog.all();
-        let own = own.iter().map(|topic| topic.name.as_str()).filter(|name| !self.policies.mounts().contains_key(*name));
+        let own =
+            own.iter().map(|topic| topic.name.as_str()).filter(|name| !self.policies.mounts().contains_key(*name));
         let mut names: Vec<String> =
             own.chain(self.policies.mounts().keys().map(|name| &**name)).map(str::to_owned).collect();
         names.retain(|name| self.may_see(name));
@@ -236,12 +237,7 @@ impl Call {
         }
     }
 
-    fn topic_abroad<A: Ability>(
-        &self,
-        ability: A,
-        shared: &SharedTopic,
-        name: &str,
-    ) -> Result<Arc<Topic>, ErrorCode> {
+    fn topic_abroad<A: Ability>(&self, ability: A, shared: &SharedTopic, name: &str) -> Result<Arc<Topic>, ErrorCode> {
         let answer = abroad::judge(&self.broker, &self.session, &self.policies, ability, shared, &self.context);
         let owner = answer.owner.as_ref();
         let sides = std::iter::once(self.session.tenant.id).chain(owner.map(|owner| owner.id));

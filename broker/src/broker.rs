@@ -20,10 +20,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::rustls::ServerConnection;
 
 use crate::abroad::{Abroad, Met};
+use crate::acls::Acls;
 use crate::authorize::reason;
 use crate::catalog::{Catalog, CatalogLimits};
 use crate::cli::{Failure, Number};
 use crate::config::{Advertised, Config};
+use crate::credentials::Credentials;
 use crate::groups::Groups;
 use crate::keys::{self, Recorder};
 use crate::net::BUDGET_UNIT_BYTES;
@@ -56,6 +58,8 @@ pub struct Broker {
     pub tls: Arc<ReloadingTls>,
     /// Tenants and policies.
     pub tenancy: Tenancy,
+    /// Access keys, sessions, SCRAM verifiers, delegation tokens.
+    pub credentials: Arc<Credentials>,
     /// The log engine.
     pub engine: Arc<Engine>,
     /// The audit log.
@@ -129,8 +133,10 @@ impl Broker {
         let tenancy = Tenancy::new(organisation, digest).map_err(|error| {
             Failure::new(Number::Organisation, error, "report this: the policy engine did not start")
         })?;
+        let credentials = Arc::new(Credentials::new(Arc::clone(&metadata), Arc::clone(&clock)));
         let broker = Arc::new(Self {
             tenancy,
+            credentials,
             config,
             clock,
             tls,
@@ -242,6 +248,7 @@ impl Broker {
             advertised,
             context: context(&identity, source, self.clock.now_ms()),
             certificate: identity,
+            credential: None,
             policies: Mutex::new(Arc::new(policies)),
             abroad: Abroad::default(),
             fetch_session: Mutex::new(None),
@@ -388,6 +395,9 @@ impl Broker {
                 "check the tenant's KMS key and the key service, then start again; nothing was changed",
             )
         })?;
+        let acls =
+            Acls::open(id, entry.account(), Arc::clone(&self.metadata), keys.clone(), self.tenancy.policies()).await;
+        self.credentials.open_tenant(id, keys.clone()).await.map_err(|error| stored(&error))?;
         let catalog_limits = CatalogLimits {
             topics_max: limits.topics_per_tenant_max,
             partitions_max: limits.partitions_per_tenant_max,
@@ -414,6 +424,7 @@ impl Broker {
             catalog: catalog.map_err(|error| stored(&error))?,
             groups: Arc::new(groups),
             producers,
+            acls: acls.map_err(|error| stored(&error))?,
             met: Met::default(),
             request_memory: Arc::new(Semaphore::new(units)),
             key_denied: AtomicBool::new(false),

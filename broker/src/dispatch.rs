@@ -127,6 +127,9 @@ async fn answer(call: Arc<Call>, body: RequestKind) -> Result<Answer, Malformed>
         RequestKind::IncrementalAlterConfigs(request) => {
             now!(api::incremental_alter_configs::handle(&call, request).await)
         }
+        RequestKind::DescribeAcls(request) => now!(api::describe_acls::handle(&call, &request)),
+        RequestKind::CreateAcls(request) => now!(api::create_acls::handle(&call, request).await),
+        RequestKind::DeleteAcls(request) => now!(api::delete_acls::handle(&call, request).await),
         RequestKind::DescribeLogDirs(request) => now!(api::describe_log_dirs::handle(&call, &request)),
         RequestKind::FindCoordinator(request) => now!(api::find_coordinator::handle(&call, &request)),
         RequestKind::Heartbeat(request) => now!(api::heartbeat::handle(&call, request).await),
@@ -137,6 +140,18 @@ async fn answer(call: Arc<Call>, body: RequestKind) -> Result<Answer, Malformed>
         RequestKind::DescribeGroups(request) => now!(api::describe_groups::handle(&call, &request)),
         RequestKind::ListGroups(request) => now!(api::list_groups::handle(&call, &request)),
         RequestKind::DeleteGroups(request) => now!(api::delete_groups::handle(&call, request).await),
+        RequestKind::CreateDelegationToken(request) => {
+            now!(api::create_delegation_token::handle(&call, request).await)
+        }
+        RequestKind::RenewDelegationToken(request) => now!(api::renew_delegation_token::handle(&call, request).await),
+        RequestKind::ExpireDelegationToken(request) => now!(api::expire_delegation_token::handle(&call, request).await),
+        RequestKind::DescribeDelegationToken(request) => now!(api::describe_delegation_token::handle(&call, &request)),
+        RequestKind::DescribeUserScramCredentials(request) => {
+            now!(api::describe_user_scram_credentials::handle(&call, &request))
+        }
+        RequestKind::AlterUserScramCredentials(request) => {
+            now!(api::alter_user_scram_credentials::handle(&call, request).await)
+        }
         RequestKind::GetTelemetrySubscriptions(request) => now!(api::get_telemetry_subscriptions::handle(&request)),
         RequestKind::PushTelemetry(request) => now!(api::push_telemetry::handle(&request)),
         _ => None,

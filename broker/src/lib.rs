@@ -1,6 +1,7 @@
 #![doc = include_str!("../manual/README.md")]
 
 pub mod abroad;
+pub mod acls;
 pub mod api;
 pub mod authorize;
 pub mod broker;
@@ -8,6 +9,7 @@ pub mod broker_config;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod dispatch;
 pub mod fetch_session;
 pub mod groups;

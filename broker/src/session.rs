@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::abroad::Abroad;
 use crate::config::Advertised;
+use crate::credentials::CredentialRef;
 use crate::fetch_session::FetchSession;
 use crate::tenancy::Tenant;
 
@@ -27,6 +28,8 @@ pub struct Session {
     pub advertised: Advertised,
     /// What the client certificate says.
     pub certificate: ClientIdentity,
+    /// What it was let in by, when that is more than its certificate.
+    pub credential: Option<CredentialRef>,
     /// What policies may ask about this connection.
     pub context: RequestContext,
     /// Policies bound to the principal, bound anew when the organisation changes.

@@ -19,6 +19,7 @@ use schloss_crypto::digest;
 use tokio::sync::Semaphore;
 
 use crate::abroad::Met;
+use crate::acls::Acls;
 use crate::catalog::Catalog;
 use crate::groups::Groups;
 use crate::producers::Producers;
@@ -39,6 +40,8 @@ pub struct Tenant {
     pub groups: Arc<Groups>,
     /// Producer ids.
     pub producers: Producers,
+    /// Kafka ACLs.
+    pub acls: Acls,
     /// Topics of other tenants that its clients met.
     pub met: Met,
     /// Bytes of requests this tenant may have in memory, in units of 1 KiB.

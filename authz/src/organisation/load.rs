@@ -192,7 +192,7 @@ impl<'a> Loading<'a> {
                 policies.insert(policy.name.as_ref().into(), policy);
             }
         }
-        self.policies(&format!("{folder}trust/"), DocumentKind::Trust);
+        let trust = self.policies(&format!("{folder}trust/"), DocumentKind::Trust);
         let cluster_policies = self.policies(&format!("{folder}cluster-policies/"), DocumentKind::Resource);
         let about = self.toml(&file, |table| read_tenant(table, alias))?;
         let (account, cluster, hosts, kms_key, client_ca, fingerprints) = about?;
@@ -215,8 +215,8 @@ impl<'a> Loading<'a> {
             self.member(path, account, &format!("group:{name}"), &["policies"], &folder, &policies);
         }
         let group_names: Vec<&str> = groups.iter().map(|(name, _, _)| *name).collect();
-        let users = self.people(&folder, "user", account, &policies, &group_names);
-        let roles = self.people(&folder, "role", account, &policies, &group_names);
+        let users = self.people(&folder, "user", account, &policies, &group_names, &trust);
+        let roles = self.people(&folder, "role", account, &policies, &group_names, &trust);
         let certificates = self.certificates(&folder, &users, &roles);
         let mounts = Arc::new(self.mounts(&folder, account));
         let hosts = hosts.into_iter().map(|(_, host)| host).collect();
@@ -245,11 +245,12 @@ impl<'a> Loading<'a> {
         account: AccountId,
         policies: &BTreeMap<Box<str>, Attached>,
         groups: &[&str],
+        trusts: &BTreeMap<Box<str>, Attached>,
     ) -> BTreeMap<Box<str>, Identity> {
         let known: &[&str] = if word == "user" {
             &["groups", "policies", "boundary", "tags"]
         } else {
-            &["policies", "boundary", "trust", "tags"]
+            &["policies", "boundary", "trust", "tags", "max_session_duration"]
         };
         let mut people = BTreeMap::new();
         for (name, path, _) in self.folder(&format!("{folder}{word}s/"), ".toml") {
@@ -273,11 +274,15 @@ impl<'a> Loading<'a> {
                         table.findings.add(at, Problem::Dangling { kind: "group", name: group.into() });
                     }
                 }
-                if let Some((at, trust)) = table.text("trust")
-                    && !files.contains_key(&format!("{folder}trust/{trust}.json"))
-                {
-                    table.findings.add(at, Problem::Dangling { kind: "trust policy", name: trust.into() });
-                }
+                let trust = table.text("trust").and_then(|(at, name)| {
+                    let found = trusts.get(name).cloned();
+                    if found.is_none() && !files.contains_key(&format!("{folder}trust/{name}.json")) {
+                        table.findings.add(at, Problem::Dangling { kind: "trust policy", name: name.into() });
+                    }
+                    found
+                });
+                let expected = "seconds from 3600 to 43200";
+                let session_max = table.whole_number("max_session_duration", SESSION_SECONDS, expected);
                 let boundary = table.text("boundary").and_then(|(at, name)| {
                     let found = policies.get(name).cloned();
                     if found.is_none() && !files.contains_key(&format!("{folder}policies/{name}.json")) {
@@ -286,7 +291,8 @@ impl<'a> Loading<'a> {
                     found
                 });
                 let tags = table.table("tags", false, |tags| Some(tags.pairs())).unwrap_or_default();
-                Identity { boundary, tags }
+                let session_seconds_max = session_max.unwrap_or(*SESSION_SECONDS.start());
+                Identity { boundary, tags, trust, session_seconds_max }
             });
             for link in links {
                 self.graph.add_link(&node, &link, Some(&domain));
@@ -338,7 +344,8 @@ impl<'a> Loading<'a> {
             root.only(&["mount"]);
             root.tables("mount", |table| {
                 table.only(&["name", "topic"]);
-                let (Some((at, name)), Some((topic_at, topic))) = (table.required("name"), table.required("topic")) else {
+                let (Some((at, name)), Some((topic_at, topic))) = (table.required("name"), table.required("topic"))
+                else {
                     return;
                 };
                 if !is_topic(name) {
@@ -500,6 +507,8 @@ fn fingerprint(text: &str) -> Option<[u8; 32]> {
     bytes.try_into().ok().filter(|_| digits.len() == 64)
 }
 
+/// AWS's bounds of a role's `MaxSessionDuration`; the least is the default.
+const SESSION_SECONDS: std::ops::RangeInclusive<i64> = 3_600..=43_200;
 /// AWS's highest quota of managed policies on one principal.
 const ATTACHED_MAX: usize = 20;
 /// The end of a shadow version's name.

@@ -12,11 +12,11 @@ impl Organisation {
         let tenant = self.tenant(name.account.parse().ok()?)?;
         match (name.service, name.rest.split_once('/')?) {
             ("iam", ("user", user)) => tenant.user(user),
-            ("iam", ("role", role)) => of_role(tenant, role, ""),
+            ("iam", ("role", role)) => tenant.role(role, ""),
             ("iam", ("kafka-user", name)) => Some(tenant.kafka_user(name)),
             ("sts", ("assumed-role", session)) => {
                 let (role, session) = session.split_once('/')?;
-                of_role(tenant, role, session)
+                tenant.role(role, session)
             }
             _ => None,
         }
@@ -37,10 +37,4 @@ impl Tenant {
         let kind = PrincipalKind::Kafka { name: name.into() };
         Principal { account: self.account, partition: self.cluster.partition.clone(), kind }
     }
-}
-
-fn of_role(tenant: &Tenant, role: &str, session: &str) -> Option<Principal> {
-    let (name, _) = tenant.roles.get_key_value(role)?;
-    let kind = PrincipalKind::Role { name: name.clone(), session: session.into() };
-    Some(Principal { account: tenant.account, partition: tenant.cluster.partition.clone(), kind })
 }

@@ -8,7 +8,7 @@
 //! resource-controls/<name>.json             resource control policies
 //! tenants/<alias>/tenant.toml               account, [cluster], hosts, kms_key, client_ca
 //! tenants/<alias>/users/<name>.toml         groups, policies, boundary, [tags]
-//! tenants/<alias>/roles/<name>.toml         policies, boundary, trust, [tags]
+//! tenants/<alias>/roles/<name>.toml         policies, boundary, trust, max_session_duration, [tags]
 //! tenants/<alias>/groups/<name>.toml        policies
 //! tenants/<alias>/certificates.toml         [[certificate]] common_name|subject|uri|dns|email -> user|role|kafka_user
 //! tenants/<alias>/mounts.toml               [[mount]] name, topic: another tenant's topic under a name of one's own
@@ -103,6 +103,10 @@ impl SharedTopic {
 pub(crate) struct Identity {
     pub boundary: Option<Attached>,
     pub tags: Vec<(Box<str>, Box<str>)>,
+    /// Who may assume the role; nobody may assume one without.
+    pub trust: Option<Attached>,
+    /// The longest session of the role, in seconds.
+    pub session_seconds_max: i64,
 }
 
 impl Tenant {
@@ -171,6 +175,40 @@ impl Tenant {
         let (name, _) = self.users.get_key_value(name)?;
         let kind = PrincipalKind::User { name: name.clone() };
         Some(Principal { account: self.account, partition: self.cluster.partition.clone(), kind })
+    }
+
+    /// A session of a role of this name; an empty session name is the role itself.
+    #[must_use]
+    pub fn role(&self, name: &str, session: &str) -> Option<Principal> {
+        let (name, _) = self.roles.get_key_value(name)?;
+        let kind = PrincipalKind::Role { name: name.clone(), session: session.into() };
+        Some(Principal { account: self.account, partition: self.cluster.partition.clone(), kind })
+    }
+
+    /// The principal of this kind, while the tenant has it.
+    #[must_use]
+    pub fn principal(&self, kind: &PrincipalKind) -> Option<Principal> {
+        match kind {
+            PrincipalKind::User { name } => self.user(name),
+            PrincipalKind::Role { name, session } => self.role(name, session),
+            PrincipalKind::Kafka { name } => Some(self.kafka_user(name)),
+        }
+    }
+
+    /// A role's `MaxSessionDuration` in seconds.
+    #[must_use]
+    pub fn session_seconds_max(&self, role: &str) -> Option<i64> {
+        self.roles.get(role).map(|role| role.session_seconds_max)
+    }
+
+    /// A role's trust policy.
+    pub(crate) fn trust(&self, role: &str) -> Option<&Attached> {
+        self.roles.get(role)?.trust.as_ref()
+    }
+
+    /// A policy by the name it is attached by.
+    pub(crate) fn policy(&self, name: &str) -> Option<&Attached> {
+        self.policies.get(name)
     }
 
     /// Which principal a certificate, vouched for by this tenant's CA, belongs to. The first rule that fits decides.
@@ -249,6 +287,11 @@ impl Organisation {
             keys.set(&format!("aws:PrincipalTag/{tag}"), value.clone());
         }
         Ok((layers, keys))
+    }
+
+    /// The organisation's resource control policies.
+    pub(crate) fn resource_controls(&self) -> &[Vec<Attached>] {
+        &self.resource_controls
     }
 
     /// Walks the role graph from a node; sorted, each once.

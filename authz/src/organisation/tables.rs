@@ -79,6 +79,22 @@ impl<'d, 'l> Table<'d, '_, 'l> {
         }
     }
 
+    /// A whole number within bounds, when there.
+    pub fn whole_number(
+        &mut self,
+        name: &str,
+        bounds: std::ops::RangeInclusive<i64>,
+        expected: &'static str,
+    ) -> Option<i64> {
+        let item = self.table.get(name)?;
+        let at = self.place(item);
+        let number = item.as_integer().filter(|number| bounds.contains(number));
+        if number.is_none() {
+            self.findings.add(at, Problem::WrongType { element: name.into(), expected });
+        }
+        number
+    }
+
     /// A string that must be there.
     pub fn required(&mut self, name: &'static str) -> Option<(Position, &'d str)> {
         if !self.has(name) {

@@ -163,7 +163,11 @@ impl ArnPattern {
             return id;
         }
         let heads = [resource.partition, resource.service, resource.region, resource.account];
-        if self.head.split(':').zip(heads).all(|(pattern, part)| part_matches(pattern, part)) { id } else { Some(false) }
+        if self.head.split(':').zip(heads).all(|(pattern, part)| part_matches(pattern, part)) {
+            id
+        } else {
+            Some(false)
+        }
     }
 
     /// The first part that differs, `None` when it matches.

@@ -48,10 +48,7 @@ fn fitting(known: &[AclEntry], filter: &AclFilter) -> Vec<AclEntry> {
     known.iter().filter(|entry| filter.fits(entry)).cloned().collect()
 }
 
-fn result(
-    one: &Result<Vec<AclEntry>, AclsError>,
-    changed: &Result<(), (ErrorCode, String)>,
-) -> DeleteAclsFilterResult {
+fn result(one: &Result<Vec<AclEntry>, AclsError>, changed: &Result<(), (ErrorCode, String)>) -> DeleteAclsFilterResult {
     let mut result = DeleteAclsFilterResult::default();
     // SECURITY: without the permission nothing of the table is told, not even how many entries would fit.
     match (changed, one) {

@@ -7,8 +7,8 @@ use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse};
-use schloss_authz::{Action, can};
 use schloss_authz::ResourceRef;
+use schloss_authz::{Action, can};
 use schloss_core::{ErrorCode, TopicId, TopicName};
 
 use super::{OPERATIONS_NOT_ASKED, wire_id, wire_text};

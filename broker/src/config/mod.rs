@@ -49,6 +49,8 @@ pub struct Config {
     pub limits: Limits,
     /// Groups.
     pub groups: GroupLimits,
+    /// `delegation.token.*`.
+    pub delegation_tokens: DelegationTokenLimits,
     /// `storage.*`: the log engine.
     pub storage: StorageConfig,
 }
@@ -145,6 +147,15 @@ pub struct GroupLimits {
     pub offset_metadata_bytes_max: usize,
     /// `offsets.retention.minutes`, in milliseconds.
     pub offsets_retention_ms: i64,
+}
+
+/// How long delegation tokens live; Kafka's names and defaults.
+#[derive(Clone, Copy, Debug)]
+pub struct DelegationTokenLimits {
+    /// `delegation.token.max.lifetime.ms`: no token lives longer, however often it is renewed.
+    pub max_lifetime_ms: i64,
+    /// `delegation.token.expiry.time.ms`: a token that is not renewed ends after this.
+    pub expiry_ms: i64,
 }
 
 /// The log engine's own settings.

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use toml_edit::{Document, Item, Value};
 
-use super::{Advertised, Config, GroupLimits, KeyringSecret, KmsConfig, KmsProvider, Limits, StorageConfig};
+use super::{
+    Advertised, Config, DelegationTokenLimits, GroupLimits, KeyringSecret, KmsConfig, KmsProvider, Limits,
+    StorageConfig,
+};
 use crate::topic_config::{self, TopicDefaults};
 
 /// One thing wrong with the file.
@@ -157,6 +160,7 @@ pub(super) fn config(file: &str, text: &str, base: &Path) -> Result<Config, Conf
         topic_defaults: topic_defaults(&mut keys),
         limits: limits(&mut keys),
         groups: groups(&mut keys),
+        delegation_tokens: delegation_tokens(&mut keys),
         storage: storage(&mut keys),
     };
     let unknown: Vec<_> = keys.values.iter().map(|(name, (_, line))| (name.clone(), *line)).collect();
@@ -305,6 +309,14 @@ fn groups(keys: &mut Keys) -> GroupLimits {
         groups_per_tenant_max: keys.size("max.groups.per.tenant", 10_000, 1, 10_000_000),
         offset_metadata_bytes_max: keys.size("offset.metadata.max.bytes", 4096, 0, 65_536),
         offsets_retention_ms: keys.number("offsets.retention.minutes", 10_080, 1, 5_256_000).saturating_mul(60_000),
+    }
+}
+
+fn delegation_tokens(keys: &mut Keys) -> DelegationTokenLimits {
+    const DAY_MS: i64 = 86_400_000;
+    DelegationTokenLimits {
+        max_lifetime_ms: keys.number("delegation.token.max.lifetime.ms", 7 * DAY_MS, 1_000, 3_650 * DAY_MS),
+        expiry_ms: keys.number("delegation.token.expiry.time.ms", DAY_MS, 1_000, 3_650 * DAY_MS),
     }
 }
 

@@ -10,7 +10,8 @@ use clap::Args;
 use schloss_audit::Filter;
 use schloss_authz::policy::Miss;
 use schloss_authz::{
-    Action, Decision, Engine, Explanation, KeyValue, Keys, NearMiss, Organisation, Principal, RequestContext, StatementRef,
+    Action, Decision, Engine, Explanation, KeyValue, Keys, NearMiss, Organisation, Principal, RequestContext,
+    StatementRef,
 };
 use serde_json::{Value, json};
 
@@ -79,7 +80,11 @@ pub fn action(name: &str) -> Result<Action, Failure> {
     let full = if name.contains(':') { name.to_owned() } else { format!("kafka-cluster:{name}") };
     Action::from_full_name(&full).ok_or_else(|| {
         let known: Vec<&str> = Action::ALL.iter().map(|action| action.name()).collect();
-        Failure::new(Number::Usage, format!("there is no action `{name}`"), format!("choose one of {}", known.join(", ")))
+        Failure::new(
+            Number::Usage,
+            format!("there is no action `{name}`"),
+            format!("choose one of {}", known.join(", ")),
+        )
     })
 }
 
@@ -135,7 +140,10 @@ pub fn who_can(
         let by: Vec<String> = able.decision.decisive.iter().map(ToString::to_string).collect();
         if output == Output::Json {
             let only_if: Vec<Value> = able.only_if.iter().map(near_json).collect();
-            println!("{}", json!({ "principal": arn, "allowed": able.decision.is_allowed(), "by": by, "only_if": only_if }));
+            println!(
+                "{}",
+                json!({ "principal": arn, "allowed": able.decision.is_allowed(), "by": by, "only_if": only_if })
+            );
         } else if able.decision.is_allowed() {
             println!("{arn}  by {}", by.join(", "));
         } else {
@@ -170,14 +178,22 @@ pub fn explain(place: &Place, request_id: &str, output: Output) -> Result<ExitCo
             "reason": text("/unmapped/reason"), "statement": event.pointer("/unmapped/statement"),
         });
         if output == Output::Text {
-            println!("recorded   {} by {}: {}", text("/unmapped/verdict"), text("/api/operation"), text("/unmapped/reason"));
+            println!(
+                "recorded   {} by {}: {}",
+                text("/unmapped/verdict"),
+                text("/api/operation"),
+                text("/unmapped/reason")
+            );
         }
         let known = Action::from_full_name(what).zip(in_force.principal_by_arn(who));
-        let now = known.and_then(|(action, principal)| engine.explain(&principal, action, on, &circumstances(event)).ok());
+        let now =
+            known.and_then(|(action, principal)| engine.explain(&principal, action, on, &circumstances(event)).ok());
         match (now, output) {
             (Some(explanation), Output::Text) => print(who, what, &explanation, output),
             (None, Output::Text) => {
-                println!("{who}\n{what}\n{on}\nnow        the principal, action or resource is unknown to the files in force\n");
+                println!(
+                    "{who}\n{what}\n{on}\nnow        the principal, action or resource is unknown to the files in force\n"
+                );
             }
             (now, Output::Json) => {
                 let now = now.map(|explanation| explanation_json(who, what, &explanation));

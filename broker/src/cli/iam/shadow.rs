@@ -72,7 +72,11 @@ pub fn promote(place: &Place, policy: &str) -> Result<ExitCode, Failure> {
 }
 
 fn unusable(path: &Path, error: std::io::Error) -> Failure {
-    Failure::new(Number::File, format!("`{}`: {error}", path.display()), "check the rights of the organisation's folder")
+    Failure::new(
+        Number::File,
+        format!("`{}`: {error}", path.display()),
+        "check the rights of the organisation's folder",
+    )
 }
 
 fn find(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
