@@ -100,6 +100,13 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// The statement to name when only one can be: of the principal's or resource's own rather than of a guardrail.
+    #[must_use]
+    pub fn leading(&self) -> Option<&StatementRef> {
+        let own = self.decisive.iter().find(|statement| statement.layer.level().is_none());
+        own.or_else(|| self.decisive.first())
+    }
+
     /// Whether the answer is yes.
     #[must_use]
     pub fn is_allowed(&self) -> bool {

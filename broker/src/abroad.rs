@@ -52,18 +52,25 @@ impl Met {
 
 /// A connection's policies in other tenants, bound when first asked for.
 #[derive(Default)]
-pub struct Abroad(Mutex<HashMap<AccountId, Arc<Policies>>>);
+pub struct Abroad(Mutex<HashMap<AccountId, BoundAbroad>>);
+
+struct BoundAbroad {
+    /// What they were bound from: a login proved anew has others.
+    own: Arc<Policies>,
+    there: Arc<Policies>,
+}
 
 impl Abroad {
     /// The principal's policies for the cluster of `owner`, under the policies in force now.
-    pub fn policies(&self, broker: &Broker, own: &Policies, owner: AccountId) -> Option<Arc<Policies>> {
+    pub fn policies(&self, broker: &Broker, own: &Arc<Policies>, owner: AccountId) -> Option<Arc<Policies>> {
         let mut bound = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(policies) = bound.get(&owner).filter(|policies| policies.is_current()) {
-            return Some(Arc::clone(policies));
+        let known = bound.get(&owner).filter(|known| known.there.is_current() && Arc::ptr_eq(&known.own, own));
+        if let Some(known) = known {
+            return Some(Arc::clone(&known.there));
         }
         let fresh = Arc::new(broker.tenancy.policies().bind_abroad(own, owner).ok()?);
         // Accounts that are no tenants are not kept: their number is the client's to choose.
-        bound.insert(owner, Arc::clone(&fresh));
+        bound.insert(owner, BoundAbroad { own: Arc::clone(own), there: Arc::clone(&fresh) });
         Some(fresh)
     }
 }
@@ -89,7 +96,7 @@ pub struct Answer<A> {
 pub fn judge<A: Ability>(
     broker: &Broker,
     session: &Session,
-    own: &Policies,
+    own: &Arc<Policies>,
     ability: A,
     topic: &SharedTopic,
     context: &RequestContext,

@@ -24,6 +24,7 @@ use schloss_wire::request::RequestHeader;
 use crate::abroad;
 use crate::broker::Broker;
 use crate::catalog::Topic;
+use crate::login::identity::Identity;
 use crate::session::Session;
 use crate::telemetry::{DecisionLabel, ShadowLabel};
 
@@ -53,6 +54,7 @@ pub struct Call {
     pub api: &'static str,
     /// Unique; in the audit log and in no answer.
     pub request_id: String,
+    identity: Arc<Identity>,
     policies: Arc<Policies>,
     context: RequestContext,
     refusals: Mutex<Refusals>,
@@ -75,9 +77,10 @@ impl Call {
         number: u64,
     ) -> Self {
         let policies = session.policies();
-        let context = session.context.at(broker.clock.now_ms());
+        let identity = session.identity();
+        let context = identity.context.at(broker.clock.now_ms());
         let request_id = format!("{}-{number}", session.id);
-        Self { broker, session, header, api, request_id, policies, context, refusals: Mutex::default() }
+        Self { broker, session, header, api, request_id, identity, policies, context, refusals: Mutex::default() }
     }
 
     /// Asks without leaving a trace but the decision counter: for listings, which leave out what may not be seen.
@@ -314,10 +317,10 @@ impl Call {
     fn count_use(&self, tenant: TenantId, action: Action, resource: String, decision: &Decision) {
         let key = CountKey {
             tenant,
-            principal: self.session.principal.to_string(),
+            principal: self.identity.arn.to_string(),
             action: action.full_name().to_owned(),
             resource,
-            statement: decision.decisive.first().map(ToString::to_string),
+            statement: decision.leading().map(ToString::to_string),
         };
         self.broker.audit.count(&key, 1);
         self.tell_shadow(&key, decision);
@@ -344,7 +347,7 @@ impl Call {
         if let Some(decision) = decision.filter(|decision| decision.shadow.is_some()) {
             let key = CountKey {
                 tenant,
-                principal: self.session.principal.to_string(),
+                principal: self.identity.arn.to_string(),
                 action: action.full_name().to_owned(),
                 resource: resource.clone(),
                 statement: None,
@@ -370,13 +373,13 @@ impl Call {
         decision: Option<&Decision>,
     ) -> Event {
         let mut event = Event::new(Some(self.session.tenant.id), class, verdict, action.full_name());
-        event.principal = Some(self.session.principal.to_string());
+        event.principal = Some(self.identity.arn.to_string());
         event.resource = Some(resource);
         event.api = Some(self.api.to_owned());
         event.request_id = Some(self.request_id.clone());
         event.source = Some(self.session.source);
         event.client_id = self.header.client_id.as_deref().map(str::to_owned);
-        event.statement = decision.and_then(|d| d.decisive.first()).map(ToString::to_string);
+        event.statement = decision.and_then(Decision::leading).map(ToString::to_string);
         event.reason = Some(decision.map_or_else(|| "no tenant shares such a topic".to_owned(), reason));
         event
     }
@@ -392,7 +395,7 @@ impl Call {
 /// Why, in words for the audit log.
 #[must_use]
 pub fn reason(decision: &Decision) -> String {
-    match (decision.decisive.first(), decision.lacking) {
+    match (decision.leading(), decision.lacking) {
         (Some(statement), _) => format!("{} by {statement}", decision.verdict),
         (None, Some(layer)) => format!("{}: no {} policy allows it", decision.verdict, layer.word()),
         (None, None) => decision.verdict.to_string(),

@@ -50,8 +50,8 @@ def asked(b, *arguments, code=0):
 def test_simulate_names_the_statement_that_allows_and_the_nearest_misses_of_a_denial(b):
     arn = topic_arn(b, b.topic)
     yes = asked(b, "simulate", "--principal", user("producer"), "--action", "WriteData", "--resource", arn)
-    assert yes["decision"]["verdict"] == "Allowed" and yes["decision"]["decisive"][0] == {
-        "layer": "identity", "level": None, "policy": "producer", "sid": "Produce", "statement": 1}
+    assert yes["decision"]["verdict"] == "Allowed" and {
+        "layer": "identity", "level": None, "policy": "producer", "sid": "Produce", "statement": 1} in yes["decision"]["decisive"]
     no = asked(b, "simulate", "--principal", user("producer"), "--action", "ReadData", "--resource", arn, code=1)
     assert no["decision"]["verdict"] == "ImplicitlyDenied" and no["decision"]["lacking"] == "identity"
     assert {near["statement"]["sid"] for near in no["nearest"]} == {"Connect", "Produce"}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use casbin::{DefaultRoleManager, RoleManager};
 
+use super::authentication::{self, Authentication};
 use super::people::{CertificateRule, Shows};
 use super::tables::{Table, TomlFile};
 use super::{Identity, MANAGED, Organisation, POLICY_NODE, SharedTopic, Tenant};
@@ -81,7 +82,7 @@ impl<'a> Loading<'a> {
             let fits = match parts.as_slice() {
                 ["organisation.toml"] | ["tenants", _, "tenant.toml" | "certificates.toml" | "mounts.toml"] => true,
                 ["guardrails" | "resource-controls", file] => file.ends_with(".json"),
-                ["tenants", _, "users" | "roles" | "groups", file] => file.ends_with(".toml"),
+                ["tenants", _, "users" | "roles" | "groups" | "issuers", file] => file.ends_with(".toml"),
                 ["tenants", _, "policies" | "trust" | "cluster-policies", file] => file.ends_with(".json"),
                 _ => !path.ends_with(".toml") && !path.ends_with(".json"),
             };
@@ -219,6 +220,12 @@ impl<'a> Loading<'a> {
         let roles = self.people(&folder, "role", account, &policies, &group_names, &trust);
         let certificates = self.certificates(&folder, &users, &roles);
         let mounts = Arc::new(self.mounts(&folder, account));
+        let access = self.toml(&file, read_access).unwrap_or_default();
+        let issuers = self.folder(&format!("{folder}issuers/"), ".toml");
+        let issuers = issuers
+            .into_iter()
+            .filter_map(|(name, path, _)| self.toml(path, |table| authentication::read_issuer(table, name, &roles))?)
+            .collect();
         let hosts = hosts.into_iter().map(|(_, host)| host).collect();
         let cluster_policies = cluster_policies.into_values().collect();
         let alias = alias.into();
@@ -235,6 +242,9 @@ impl<'a> Loading<'a> {
             cluster_policies,
             certificates,
             mounts,
+            suspended: access.0,
+            authentication: access.1,
+            issuers,
         })
     }
 
@@ -426,7 +436,17 @@ type AboutTenant =
     (AccountId, ClusterArn, Vec<(Position, Box<str>)>, Box<str>, Option<Box<str>>, Vec<(Position, [u8; 32])>);
 
 fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant> {
-    table.only(&["account", "alias", "hosts", "kms_key", "client_ca", "client_ca_sha256", "cluster"]);
+    table.only(&[
+        "account",
+        "alias",
+        "hosts",
+        "kms_key",
+        "client_ca",
+        "client_ca_sha256",
+        "cluster",
+        "suspended",
+        "authentication",
+    ]);
     if let Some((at, name)) = table.text("alias").filter(|(_, name)| *name != alias) {
         table.findings.add(at, Problem::BadValue { value: name.into(), expected: "alias equal to the folder's name" });
     }
@@ -479,6 +499,12 @@ fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant
     let (name, uuid, region, partition) = cluster?;
     let cluster = ClusterArn { partition: partition?, region: region?, account, name: name?, uuid: uuid? };
     Some((account, cluster, hosts, kms_key?, client_ca, fingerprints))
+}
+
+/// Whether the tenant is suspended, and how its connections may log in.
+fn read_access(table: &mut Table<'_, '_, '_>) -> (bool, Authentication) {
+    let authentication = table.table("authentication", false, |table| Some(authentication::read(table)));
+    (table.truth("suspended", false), authentication.unwrap_or_default())
 }
 
 type Form = fn(Box<str>) -> Shows;

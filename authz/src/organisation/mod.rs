@@ -7,6 +7,8 @@
 //! guardrails/<name>.json                    service control policies
 //! resource-controls/<name>.json             resource control policies
 //! tenants/<alias>/tenant.toml               account, [cluster], hosts, kms_key, client_ca
+//!                                           suspended, [authentication] (see `authentication`)
+//! tenants/<alias>/issuers/<name>.toml       identity providers whose tokens are taken
 //! tenants/<alias>/users/<name>.toml         groups, policies, boundary, [tags]
 //! tenants/<alias>/roles/<name>.toml         policies, boundary, trust, max_session_duration, [tags]
 //! tenants/<alias>/groups/<name>.toml        policies
@@ -23,6 +25,7 @@
 //! - A set with one error does not exist; nothing is half in force.
 //! - Accounts, aliases, host names and client CAs are unique over all tenants.
 
+mod authentication;
 mod load;
 mod lookup;
 mod managed;
@@ -35,6 +38,7 @@ use std::sync::Arc;
 
 use casbin::{DefaultRoleManager, RoleManager};
 
+pub use authentication::{Authentication, Issuer, MECHANISMS};
 pub use managed::MANAGED;
 pub use people::{CertificateFacts, IdentifyError, Principal, PrincipalKind};
 
@@ -73,6 +77,9 @@ pub struct Tenant {
     cluster_policies: Vec<Attached>,
     certificates: Vec<CertificateRule>,
     mounts: Arc<BTreeMap<Box<str>, SharedTopic>>,
+    suspended: bool,
+    authentication: Authentication,
+    issuers: Vec<Issuer>,
 }
 
 /// A topic of another tenant, by its ARN. What may be done with it, both tenants' policies say.
@@ -146,6 +153,24 @@ impl Tenant {
         self.client_ca.as_deref()
     }
 
+    /// Whether nobody of it may be connected now.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// How its connections may log in.
+    #[must_use]
+    pub fn authentication(&self) -> &Authentication {
+        &self.authentication
+    }
+
+    /// The identity providers whose tokens it takes.
+    #[must_use]
+    pub fn issuers(&self) -> &[Issuer] {
+        &self.issuers
+    }
+
     /// The policies attached to its cluster.
     #[must_use]
     pub fn cluster_policies(&self) -> &[Attached] {
@@ -199,6 +224,12 @@ impl Tenant {
     #[must_use]
     pub fn session_seconds_max(&self, role: &str) -> Option<i64> {
         self.roles.get(role).map(|role| role.session_seconds_max)
+    }
+
+    /// Whether the tenant has a policy under this name; policies that come with Schloss are `managed/<name>`.
+    #[must_use]
+    pub fn has_policy(&self, name: &str) -> bool {
+        self.policies.contains_key(name)
     }
 
     /// A role's trust policy.

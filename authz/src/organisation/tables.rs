@@ -95,6 +95,16 @@ impl<'d, 'l> Table<'d, '_, 'l> {
         number
     }
 
+    /// A truth value, or what it is without the key.
+    pub fn truth(&mut self, name: &str, default: bool) -> bool {
+        let Some(item) = self.table.get(name) else { return default };
+        let at = self.place(item);
+        item.as_bool().unwrap_or_else(|| {
+            self.findings.add(at, Problem::WrongType { element: name.into(), expected: "true or false" });
+            default
+        })
+    }
+
     /// A string that must be there.
     pub fn required(&mut self, name: &'static str) -> Option<(Position, &'d str)> {
         if !self.has(name) {

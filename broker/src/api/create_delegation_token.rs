@@ -52,7 +52,7 @@ async fn create(
     let limits = &call.session.policies();
     let terms = limits.terms();
     let limited = !terms.policies.is_empty() || !terms.named.is_empty();
-    let temporary = matches!(call.session.credential, Some(CredentialRef::Session { .. }));
+    let temporary = matches!(call.session.identity().stored(), Some(CredentialRef::Session { .. }));
     if limited || temporary {
         return Err(ErrorCode::DELEGATION_TOKEN_REQUEST_NOT_ALLOWED);
     }
@@ -109,7 +109,7 @@ async fn owner(
 
 /// KIP-48: a connection that was let in by a token may not handle tokens.
 pub(super) fn check_connection(call: &Call) -> Result<(), ErrorCode> {
-    match call.session.credential {
+    match call.session.identity().stored() {
         Some(CredentialRef::DelegationToken { .. }) => Err(ErrorCode::DELEGATION_TOKEN_REQUEST_NOT_ALLOWED),
         _ => Ok(()),
     }
@@ -153,7 +153,7 @@ fn is_named(principal: &Principal, name: &str) -> bool {
 pub(super) async fn record(call: &Call, action: &str, on: &str) -> Result<(), ErrorCode> {
     let tenant = Some(call.session.tenant.id);
     let mut event = Event::new(tenant, Class::Administration, Verdict::Allowed, format!("kafka-cluster:{action}"));
-    event.principal = Some(call.session.principal.to_string());
+    event.principal = Some(call.session.identity().arn.to_string());
     let resource = ResourceRef { kind: ResourceKind::Principal, name: on };
     event.resource = Some(call.session.tenant.cluster.arn_of(resource));
     event.api = Some(call.api.to_owned());

@@ -24,6 +24,7 @@ pub mod fetch;
 pub mod find_coordinator;
 pub mod get_telemetry_subscriptions;
 pub mod heartbeat;
+pub mod illegal_sasl_state;
 pub mod incremental_alter_configs;
 pub mod init_producer_id;
 pub mod join_group;
@@ -38,6 +39,8 @@ pub mod offset_for_leader_epoch;
 pub mod produce;
 pub mod push_telemetry;
 pub mod renew_delegation_token;
+pub mod sasl_authenticate;
+pub mod sasl_handshake;
 pub mod sync_group;
 
 use kafka_protocol::messages::TopicName as WireTopicName;

@@ -6,12 +6,14 @@
 //!
 //! There is no key that turns TLS, authentication, authorisation, encryption or audit off.
 
+mod login;
 mod parse;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use login::{ClientAuth, JwksConfig, Listener, LoginConfig};
 pub use parse::{ConfigErrors, Mistake};
 
 use crate::topic_config::TopicDefaults;
@@ -21,10 +23,10 @@ use crate::topic_config::TopicDefaults;
 pub struct Config {
     /// `node.id`: this broker's number in Metadata.
     pub node_id: i32,
-    /// `listeners`: where Kafka clients connect; TLS always.
-    pub listener: SocketAddr,
-    /// `advertised.listeners`: host and port told to clients.
-    pub advertised: Advertised,
+    /// `listeners` with `advertised.listeners`: where Kafka clients connect; TLS always. At least one.
+    pub listeners: Vec<Listener>,
+    /// How logins are judged and limited.
+    pub login: LoginConfig,
     /// `admin.listener`: HTTPS for health and metrics.
     pub admin_listener: SocketAddr,
     /// `data.dir`: WAL, segments, manifest, audit log.

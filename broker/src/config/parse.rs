@@ -9,8 +9,7 @@ use std::time::Duration;
 use toml_edit::{Document, Item, Value};
 
 use super::{
-    Advertised, Config, DelegationTokenLimits, GroupLimits, KeyringSecret, KmsConfig, KmsProvider, Limits,
-    StorageConfig,
+    Config, DelegationTokenLimits, GroupLimits, KeyringSecret, KmsConfig, KmsProvider, Limits, StorageConfig, login,
 };
 use crate::topic_config::{self, TopicDefaults};
 
@@ -51,21 +50,21 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 /// Every key of the file, flattened to dotted names, with its line.
-struct Keys {
+pub(super) struct Keys {
     values: BTreeMap<String, (Value, usize)>,
     mistakes: Vec<Mistake>,
 }
 
 impl Keys {
-    fn take(&mut self, name: &str) -> Option<(Value, usize)> {
+    pub(super) fn take(&mut self, name: &str) -> Option<(Value, usize)> {
         self.values.remove(name)
     }
 
-    fn mistake(&mut self, line: usize, what: impl Into<String>) {
+    pub(super) fn mistake(&mut self, line: usize, what: impl Into<String>) {
         self.mistakes.push(Mistake { line, what: what.into() });
     }
 
-    fn text(&mut self, name: &str) -> Option<(String, usize)> {
+    pub(super) fn text(&mut self, name: &str) -> Option<(String, usize)> {
         let (value, line) = self.take(name)?;
         match value {
             Value::String(text) if !text.value().is_empty() => Some((text.into_value(), line)),
@@ -84,7 +83,7 @@ impl Keys {
         self.text(name)
     }
 
-    fn number(&mut self, name: &str, default: i64, least: i64, most: i64) -> i64 {
+    pub(super) fn number(&mut self, name: &str, default: i64, least: i64, most: i64) -> i64 {
         let Some((value, line)) = self.take(name) else { return default };
         match value.as_integer() {
             Some(number) if (least..=most).contains(&number) => number,
@@ -98,19 +97,19 @@ impl Keys {
         }
     }
 
-    fn size(&mut self, name: &str, default: usize, least: usize, most: usize) -> usize {
+    pub(super) fn size(&mut self, name: &str, default: usize, least: usize, most: usize) -> usize {
         let as_i64 = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         usize::try_from(self.number(name, as_i64(default), as_i64(least), as_i64(most))).unwrap_or(default)
     }
 
-    fn millis(&mut self, name: &str, default: u64, least: u64) -> Duration {
+    pub(super) fn millis(&mut self, name: &str, default: u64, least: u64) -> Duration {
         let as_i64 = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         Duration::from_millis(
             u64::try_from(self.number(name, as_i64(default), as_i64(least), 86_400_000)).unwrap_or(default),
         )
     }
 
-    fn boolean(&mut self, name: &str, default: bool) -> bool {
+    pub(super) fn boolean(&mut self, name: &str, default: bool) -> bool {
         let Some((value, line)) = self.take(name) else { return default };
         value.as_bool().unwrap_or_else(|| {
             self.mistake(line, format!("`{name}` must be true or false (default {default})"));
@@ -142,12 +141,11 @@ pub(super) fn config(file: &str, text: &str, base: &Path) -> Result<Config, Conf
     let document = well_formed(text, &mut keys);
     flatten(document.as_table(), "", text, &mut keys);
 
-    let listener = keys.address("listeners", "127.0.0.1:9094");
-    let advertised = advertised(&mut keys, listener);
+    let listeners = login::listeners(&mut keys);
     let config = Config {
         node_id: i32::try_from(keys.number("node.id", 1, 0, i64::from(i32::MAX))).unwrap_or(1),
-        listener,
-        advertised,
+        listeners,
+        login: login::login(&mut keys, base),
         admin_listener: keys.address("admin.listener", "127.0.0.1:9095"),
         data_dir: keys.path("data.dir", "/var/lib/schloss", base),
         organisation_dir: keys.path("organisation.dir", "/etc/schloss/organisation", base),
@@ -193,21 +191,6 @@ fn well_formed(text: &str, keys: &mut Keys) -> Document<String> {
                 *wrong = "";
                 keys.mistake(line, format!("`{key}`: {}", error.message()));
             }
-        }
-    }
-}
-
-fn advertised(keys: &mut Keys, listener: SocketAddr) -> Advertised {
-    let default = Advertised { host: "localhost".to_owned(), port: listener.port() };
-    let Some((text, line)) = keys.text("advertised.listeners") else { return default };
-    let bare = text.rsplit_once("://").map_or(text.as_str(), |(_, rest)| rest);
-    match bare.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
-        Some((host, Ok(port))) if !host.is_empty() => {
-            Advertised { host: host.trim_matches(['[', ']']).to_owned(), port }
-        }
-        _ => {
-            keys.mistake(line, "`advertised.listeners` must be `host:port`, as clients reach this broker");
-            default
         }
     }
 }
@@ -281,7 +264,7 @@ fn topic_defaults(keys: &mut Keys) -> TopicDefaults {
 
 fn limits(keys: &mut Keys) -> Limits {
     const MIB: usize = 1024 * 1024;
-    Limits {
+    let limits = Limits {
         request_bytes_max: keys.size("socket.request.max.bytes", 100 * MIB, 64 * 1024, 1024 * MIB),
         connections_max: keys.size("max.connections", 10_000, 1, 1_000_000),
         connections_per_ip_max: keys.size("max.connections.per.ip", 2_000, 1, 1_000_000),
@@ -294,7 +277,12 @@ fn limits(keys: &mut Keys) -> Limits {
         fetch_bytes_max: keys.size("fetch.max.bytes", 55 * MIB, 1024, 1024 * MIB),
         topics_per_tenant_max: keys.size("max.topics.per.tenant", 10_000, 1, 10_000_000),
         partitions_per_tenant_max: keys.size("max.partitions.per.tenant", 20_000, 1, 10_000_000),
+    };
+    if limits.queued_request_bytes_max < limits.request_bytes_max {
+        // A request of the size allowed would wait for ever for memory it can never have.
+        keys.mistake(0, "`queued.max.request.bytes` must be at least `socket.request.max.bytes`");
     }
+    limits
 }
 
 fn groups(keys: &mut Keys) -> GroupLimits {
@@ -358,8 +346,9 @@ fn suggestion(name: &str) -> String {
         "security.inter.broker.protocol"
         | "listener.security.protocol.map"
         | "allow.everyone.if.no.acl.found"
-        | "authorizer.class.name"
-        | "ssl.client.auth" => "; TLS, authentication and authorisation are always on, take the line out".to_owned(),
+        | "authorizer.class.name" => {
+            "; TLS, authentication and authorisation are always on, take the line out".to_owned()
+        }
         "default.replication.factor" | "offsets.topic.replication.factor" | "min.insync.replicas" => {
             "; there is no replication to configure, the store is durable before every acknowledgement".to_owned()
         }
@@ -393,7 +382,7 @@ kms.local.key.file = "keyring.key"
         assert_eq!(config.data_dir, Path::new("/base/data"));
         assert_eq!(config.topic_defaults.get("retention.ms"), "604800000");
         assert_eq!(config.limits.request_bytes_max, 104_857_600);
-        assert_eq!(config.advertised.port, 9094);
+        assert_eq!(config.listeners[0].advertised.port, 9094);
     }
 
     #[test]
@@ -413,6 +402,12 @@ kms.local.key.file = "keyring.key"
         for name in ["data.dir", "organisation.dir", "tls.key.file", "kms.provider", "kms.cluster.key"] {
             assert!(errors.contains(&format!("`{name}` is missing")), "{name}: {errors}");
         }
+    }
+
+    #[test]
+    fn requests_that_could_never_be_held_are_refused_with_the_file() {
+        let errors = parse(&format!("{WHOLE}queued.max.request.bytes = 2000000\n")).unwrap_err();
+        assert!(errors.to_string().contains("`queued.max.request.bytes` must be at least"), "{errors}");
     }
 
     #[test]
