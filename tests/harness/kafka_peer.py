@@ -85,6 +85,7 @@ class Kafka:
     name = "kafka"
     tenants = {"acme": "-"}
     principals = ("admin", "producer", "consumer", "auditor")
+    java_options = ()
 
     def __init__(self, folder: Path, port=None, overrides=None, heap="1g", java=None):
         self.java = java or os.environ.get("SCHLOSS_TEST_JAVA", "java")
@@ -133,7 +134,7 @@ class Kafka:
         if not conf.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._prepare()
-        argv = [self.java, f"-Xms{self.heap}", f"-Xmx{self.heap}", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-Djava.awt.headless=true",
+        argv = [self.java, f"-Xms{self.heap}", f"-Xmx{self.heap}", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-Djava.awt.headless=true", *self.java_options,
                 "-Dorg.slf4j.simpleLogger.defaultLogLevel=info", "-cp", f"{env.JAVA_JARS}/*", "kafka.Kafka", str(conf)]
         self.process = Process(argv, self.log)
         return self.process.wait_for(lambda text: "Kafka Server started" in text, timeout)
@@ -147,6 +148,43 @@ class Kafka:
 
     def running(self):
         return self.process is not None and self.process.child.poll() is None
+
+
+class SaslKafka(Kafka):
+    """The same node with a second listener on which clients log in by SASL."""
+
+    def __init__(self, folder, issuer=None, reauthentication_ms=None, **options):
+        super().__init__(folder, **options)
+        self.sasl_port, self.programs = env.free_port(), None
+        jaas = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        self.overrides = {
+            "listeners": f"SSL://127.0.0.1:{self.port},SASL://127.0.0.1:{self.sasl_port},CONTROLLER://127.0.0.1:{self.port + 1}",
+            "advertised.listeners": f"SSL://localhost:{self.port},SASL://localhost:{self.sasl_port}",
+            "listener.security.protocol.map": "SSL:SSL,SASL:SASL_SSL,CONTROLLER:PLAINTEXT",
+            "listener.name.sasl.sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512" + (",OAUTHBEARER" if issuer else ""),
+            "listener.name.sasl.ssl.client.auth": "none",
+            "listener.name.sasl.scram-sha-256.sasl.jaas.config": jaas, "listener.name.sasl.scram-sha-512.sasl.jaas.config": jaas,
+            "allow.everyone.if.no.acl.found": "true", **self.overrides,
+        }
+        if reauthentication_ms:
+            self.overrides["connections.max.reauth.ms"] = reauthentication_ms
+        if issuer:
+            # Kafka takes the JWKS from a file, so that no trust store is needed; read at start only.
+            jwks = self.folder.parent / f"{self.folder.name}-jwks.json"
+            import json
+            jwks.write_text(json.dumps({"keys": [k.jwk() for k in issuer.keys]}))
+            of = "listener.name.sasl.oauthbearer."
+            self.overrides.update({
+                of + "sasl.jaas.config": "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;",
+                of + "sasl.server.callback.handler.class": "org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler",
+                of + "sasl.oauthbearer.jwks.endpoint.url": jwks.as_uri(), "sasl.oauthbearer.jwks.endpoint.url": jwks.as_uri(),
+                "sasl.oauthbearer.expected.audience": issuer.audience, "sasl.oauthbearer.expected.issuer": issuer.url,
+            })
+            self.java_options = [f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={jwks.as_uri()}"]
+
+    @property
+    def sasl_bootstrap(self):
+        return f"{env.LOCALHOST}:{self.sasl_port}"
 
 
 def _kafka_uuid():
