@@ -124,6 +124,7 @@ impl Broker {
         vault.attach_sink(Arc::new(Recorder(Arc::clone(&audit))));
         let engine =
             open_engine(&config, cluster, Arc::clone(&metadata), Arc::clone(&vault), Arc::clone(&clock)).await?;
+        engine.attach_integrity_sink(Arc::new(Recorder(Arc::clone(&audit))));
         let tenancy = Tenancy::new(organisation, digest).map_err(|error| {
             Failure::new(Number::Organisation, error, "report this: the policy engine did not start")
         })?;
@@ -352,7 +353,7 @@ impl Broker {
         readings.segment_bytes.set(engine.segment_bytes);
         readings.cache_hits.set(engine.cache_hits);
         readings.cache_misses.set(engine.cache_misses);
-        readings.frames_refused.set(engine.frames_refused);
+        readings.integrity_failures.set(engine.integrity_failures);
         readings.policy_epoch.set(self.tenancy.policies().epoch());
     }
 
@@ -557,6 +558,7 @@ fn open_tls(config: &Config, organisation: &Organisation) -> Result<Arc<Reloadin
         certificate: config.tls_certificate.clone(),
         key: config.tls_key.clone(),
         client_ca_dir: config.client_ca_dir.clone(),
+        operator_ca: config.operator_ca.clone(),
     };
     let hosts = organisation.tenants().flat_map(|tenant| tenant.hosts()).map(ToString::to_string).collect();
     ReloadingTls::open(files, hosts).map_err(|error| {
@@ -669,6 +671,6 @@ async fn open_engine(
 }
 
 /// A short unguessable name for a connection or an event of our own.
-fn request_name() -> String {
+pub fn request_name() -> String {
     random_array::<8>().iter().map(|byte| format!("{byte:02x}")).collect()
 }

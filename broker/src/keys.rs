@@ -13,6 +13,8 @@ use schloss_kms::{
     TenantKeys, Unlock, Vault, VaultConfig, write_key_file,
 };
 
+use schloss_storage::{Finding, IntegritySink};
+
 use crate::cli::{Failure, Number};
 use crate::config::{Config, KeyringSecret, KmsProvider};
 
@@ -104,8 +106,23 @@ pub fn prepare_local(folder: &Path, names: impl IntoIterator<Item = String>) -> 
     Ok(())
 }
 
-/// Key uses as audit events: not recorded, not handed out.
+/// Key uses as audit events: not recorded, not handed out. Damage to stored bytes as well.
 pub struct Recorder(pub Arc<AuditLog>);
+
+impl IntegritySink for Recorder {
+    fn damaged(&self, finding: Finding) {
+        let mut event = Event::new(Some(finding.tenant), Class::System, Verdict::Failed, "schloss:IntegrityFailure");
+        event.resource = Some(finding.object);
+        event.reason = Some(finding.damage.word().to_owned());
+        let audit = Arc::clone(&self.0);
+        // What was read is refused whether or not this can be written.
+        tokio::spawn(async move {
+            if let Err(error) = audit.record(event).await {
+                tracing::error!(%error, "damage to stored bytes could not be recorded");
+            }
+        });
+    }
+}
 
 #[async_trait::async_trait]
 impl KeyUseSink for Recorder {

@@ -15,6 +15,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls_pki_types::CertificateDer;
 
 use crate::{TlsError, files};
 
@@ -48,9 +49,25 @@ pub(crate) fn kafka(
     server(provider, clients, hosts)
 }
 
-/// For operators' HTTP clients: no certificate is asked for.
-pub(crate) fn admin(provider: &Arc<CryptoProvider>, hosts: Arc<HostResolver>) -> Result<ServerConfig, TlsError> {
-    let mut config = server(provider, WebPkiClientVerifier::no_client_auth(), hosts)?;
+/// For health checks, scrapers and operators: a certificate may be shown, and is then judged by `operators` alone.
+pub(crate) fn admin(
+    provider: &Arc<CryptoProvider>,
+    operators: Vec<CertificateDer<'static>>,
+    hosts: Arc<HostResolver>,
+) -> Result<ServerConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in operators {
+        roots.add(authority)?;
+    }
+    let clients = if roots.is_empty() {
+        WebPkiClientVerifier::no_client_auth()
+    } else {
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+            .allow_unauthenticated()
+            .build()
+            .map_err(|_unusable| TlsError::BadOperatorAuthority)?
+    };
+    let mut config = server(provider, clients, hosts)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

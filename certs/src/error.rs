@@ -109,6 +109,9 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
     },
+    /// The operators' authority cannot judge anyone.
+    #[error("the CA of `admin.client.ca.file` cannot be used to judge operators' certificates")]
+    BadOperatorAuthority,
     /// The TLS library refused the parts.
     #[error("TLS refuses the configuration: {0}")]
     Refused(#[from] rustls::Error),

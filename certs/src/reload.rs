@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::client_ca::ClientAuthorities;
 use crate::config::{self, HostResolver, Hosts};
-use crate::{ClientIdentity, IdentityError, TlsError, files};
+use crate::{ClientIdentity, IdentityError, TlsError, distinguished_name, files};
 
 /// Where the PEM files are.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// Folder of `<tenant alias>.pem`: that tenant's client CAs and, if wanted, their revocation lists.
     pub client_ca_dir: PathBuf,
+    /// The CA of operators' client certificates, for the admin listener; without one nobody is an operator.
+    pub operator_ca: Option<PathBuf>,
 }
 
 /// The configs in force, and the means to replace them while connections go on.
@@ -71,10 +73,19 @@ impl ReloadingTls {
         Arc::clone(&self.current().kafka)
     }
 
-    /// For the next HTTPS connection of the admin listener: no client certificate, HTTP/1.1.
+    /// For the next HTTPS connection of the admin listener: an operator's certificate is welcome, none is needed; HTTP/1.1.
     #[must_use]
     pub fn admin_config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.current().admin)
+    }
+
+    /// The common name of the operator whose certificate the peer of an admin connection proved, if it showed one.
+    #[must_use]
+    pub fn operator(&self, connection: &ServerConnection) -> Option<String> {
+        // The handshake has judged the chain by the operators' authority, the only one that listener knows.
+        let leaf = connection.peer_certificates()?.first()?;
+        let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
+        distinguished_name::common_name(parsed.subject())
     }
 
     /// Whose certificate the peer proved, judged by the authorities in force now.
@@ -118,26 +129,30 @@ impl ReloadingTls {
 }
 
 impl Generation {
-    fn new(files: &TlsFiles, contents: &Contents, digest: [u8; 32], hosts: &Arc<Hosts>) -> Result<Self, TlsError> {
+    fn new(paths: &TlsFiles, contents: &Contents, digest: [u8; 32], hosts: &Arc<Hosts>) -> Result<Self, TlsError> {
         let provider = config::provider();
-        let chain = files::certificates(&files.certificate, &contents.certificate)?;
-        let own = judge_server_certificate(files, chain.first())?;
-        let key = files::private_key(&files.key, &contents.key)?;
+        let chain = files::certificates(&paths.certificate, &contents.certificate)?;
+        let own = judge_server_certificate(paths, chain.first())?;
+        let key = files::private_key(&paths.key, &contents.key)?;
         let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
             rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                TlsError::KeyMismatch { certificate: files.certificate.clone(), key: files.key.clone() }
+                TlsError::KeyMismatch { certificate: paths.certificate.clone(), key: paths.key.clone() }
             }
-            _ => TlsError::BadKey { path: files.key.clone() },
+            _ => TlsError::BadKey { path: paths.key.clone() },
         })?;
         if contents.authorities.is_empty() {
-            return Err(TlsError::NoAuthority { folder: files.client_ca_dir.clone() });
+            return Err(TlsError::NoAuthority { folder: paths.client_ca_dir.clone() });
         }
         let authorities = Arc::new(ClientAuthorities::new(&contents.authorities, &provider)?);
         let resolver = Arc::new(HostResolver { certified: Arc::new(certified), own, hosts: Arc::clone(hosts) });
         let clients = Arc::<ClientAuthorities>::clone(&authorities);
+        let operators = match (&paths.operator_ca, &contents.operator_ca) {
+            (Some(path), Some(pem)) => files::certificates(path, pem)?,
+            _ => Vec::new(),
+        };
         Ok(Self {
             kafka: Arc::new(config::kafka(&provider, clients, Arc::clone(&resolver))?),
-            admin: Arc::new(config::admin(&provider, resolver)?),
+            admin: Arc::new(config::admin(&provider, operators, resolver)?),
             authorities,
             digest,
         })
@@ -172,6 +187,7 @@ struct Contents {
     certificate: Zeroizing<Vec<u8>>,
     key: Zeroizing<Vec<u8>>,
     authorities: Vec<(PathBuf, Vec<u8>)>,
+    operator_ca: Option<Vec<u8>>,
 }
 
 impl Contents {
@@ -201,7 +217,15 @@ impl Contents {
             add(digest, &bytes);
             authorities.push((path, std::mem::take(&mut *bytes)));
         }
-        Ok(Self { certificate, key, authorities })
+        let operator_ca = match &files.operator_ca {
+            Some(path) => {
+                let mut bytes = files::read(path)?;
+                add(digest, &bytes);
+                Some(std::mem::take(&mut *bytes))
+            }
+            None => None,
+        };
+        Ok(Self { certificate, key, authorities, operator_ca })
     }
 }
 

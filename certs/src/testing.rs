@@ -41,6 +41,7 @@ impl Fixture {
         TlsFiles {
             certificate: self.path("server/cert.pem"),
             key: self.path("server/key.pem"),
+            operator_ca: None,
             client_ca_dir: self.path("client-ca"),
         }
     }

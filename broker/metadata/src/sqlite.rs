@@ -438,7 +438,8 @@ impl Metadata for SqliteMetadata {
                 )
                 .map_err(translate)?;
             }
-            flush_parts(sql, &commit.parts)?;
+            let born_ms = commit.segments.iter().map(|row| row.born_ms).max().unwrap_or(0);
+            flush_parts(sql, &commit.parts, born_ms)?;
             flush_state(sql, held.shard, &commit.state)?;
             let (epoch, seq) = commit.checkpoint;
             sql.execute("UPDATE shards SET checkpoint_epoch = ?2, checkpoint_seq = ?3 WHERE shard = ?1", params![held.shard.0, signed(epoch), signed(seq)]).map(drop).map_err(translate)
@@ -499,12 +500,13 @@ impl Metadata for SqliteMetadata {
     }
 }
 
-/// Parts of a topic that was deleted meanwhile are left out; their segment becomes garbage when nothing else is in it.
-fn flush_parts(sql: &Transaction<'_>, parts: &[PartRow]) -> Result<(), MetadataError> {
+/// Parts of a topic that was deleted meanwhile, or wholly below a log start that moved meanwhile, are left out; their segment
+/// becomes garbage when nothing else is in it.
+fn flush_parts(sql: &Transaction<'_>, parts: &[PartRow], now_ms: i64) -> Result<(), MetadataError> {
     let mut statement = sql
         .prepare_cached(
             "INSERT INTO segment_parts (topic_id, idx, first_offset, next_offset, object_id, bytes, max_timestamp, appended_ms)
-             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE EXISTS (SELECT 1 FROM partitions WHERE topic_id = ?1 AND idx = ?2)",
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE EXISTS (SELECT 1 FROM partitions WHERE topic_id = ?1 AND idx = ?2 AND log_start < ?4)",
         )
         .map_err(translate)?;
     let mut left_out = Vec::new();
@@ -525,7 +527,7 @@ fn flush_parts(sql: &Transaction<'_>, parts: &[PartRow]) -> Result<(), MetadataE
             left_out.push(part.object_id.to_vec());
         }
     }
-    collect_unneeded(sql, &left_out, 0)
+    collect_unneeded(sql, &left_out, now_ms)
 }
 
 fn flush_state(sql: &Transaction<'_>, shard: ShardId, rows: &[StateRow]) -> Result<(), MetadataError> {

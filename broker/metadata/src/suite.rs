@@ -72,6 +72,7 @@ where
     flush_is_seen_whole(&*fresh()).await?;
     segment_becomes_garbage_when_its_last_part_goes(&*fresh()).await?;
     flush_of_a_deleted_topic_leaves_no_part(&*fresh()).await?;
+    flush_below_a_moved_log_start_leaves_no_part(&*fresh()).await?;
     Ok(())
 }
 
@@ -169,5 +170,25 @@ async fn flush_of_a_deleted_topic_leaves_no_part(store: &dyn Metadata) -> Result
     store.flush(guard, commit).await?;
     assert_eq!(store.parts().await?, vec![part(kept, 2, 0, 5)]);
     assert_eq!(store.segments().await?, vec![segment(tenant(1), 2)]);
+    Ok(())
+}
+
+async fn flush_below_a_moved_log_start_leaves_no_part(store: &dyn Metadata) -> Result<(), MetadataError> {
+    let guard = take(store, 1).await?;
+    let row = topic(tenant(1), 1);
+    store.create_topic(row.clone(), vec![partition(&row)]).await?;
+    let id = partition(&row).partition;
+    // Records were deleted while the segment that holds them was being made.
+    store.set_log_starts(guard, vec![(id, 5)], 1).await?;
+    let commit = FlushCommit {
+        segments: vec![segment(tenant(1), 1), segment(tenant(1), 2)],
+        parts: vec![part(id, 1, 0, 5), part(id, 2, 3, 6)],
+        checkpoint: (1, 2),
+        ..FlushCommit::default()
+    };
+    store.flush(guard, commit).await?;
+    assert_eq!(store.parts().await?, vec![part(id, 2, 3, 6)]);
+    assert_eq!(store.segments().await?, vec![segment(tenant(1), 2)]);
+    assert_eq!(store.garbage(i64::MAX).await?.len(), 1);
     Ok(())
 }

@@ -31,6 +31,8 @@ pub enum Number {
     AuditUnreadable = 402,
     /// The running broker cannot be reached or answered otherwise than it should.
     Broker = 501,
+    /// The running broker refused a command; its own words say why.
+    Refused = 502,
     /// A file cannot be read or written.
     File = 601,
     /// The command was called with words that do not fit.

@@ -11,6 +11,8 @@ pub struct Layout {
     pub certs: PathBuf,
     /// `<tenant>/<principal>/` with what clients need.
     pub clients: PathBuf,
+    /// The operator's certificate, for commands that ask the running broker.
+    pub operator: PathBuf,
     /// Keyring and its key file.
     pub keys: PathBuf,
     /// The broker's data.
@@ -30,6 +32,7 @@ impl Layout {
                     config: dir.join("schloss.toml"),
                     certs: dir.join("certs"),
                     clients: dir.join("clients"),
+                    operator: dir.join("operator"),
                     keys: dir.join("keys"),
                     data: dir.join("data"),
                     organisation: dir.join("organisation"),
@@ -40,6 +43,7 @@ impl Layout {
                 Self {
                     config: data.join("schloss.toml"),
                     clients: dev.join("clients"),
+                    operator: dev.join("operator"),
                     keys: data.join("keys"),
                     organisation: data.join("organisation"),
                     data: data.join("broker"),

@@ -3,8 +3,10 @@
 //! Exit status: 0 done, 1 refused or failed, 2 wrongly called.
 
 mod audit;
+mod broker;
 mod client;
 mod demo;
+mod door;
 mod failure;
 mod iam;
 mod layout;
@@ -50,6 +52,11 @@ enum Command {
         #[command(subcommand)]
         verb: audit::Audit,
     },
+    /// Look at the running broker.
+    Broker {
+        #[command(subcommand)]
+        verb: broker::BrokerVerb,
+    },
     /// Check, apply and try policies.
     Iam {
         #[command(subcommand)]
@@ -88,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Demo(command) => command.run(),
         Command::Serve(command) => command.run(),
         Command::Audit { verb } => verb.run(),
+        Command::Broker { verb } => verb.run(),
         Command::Iam { verb } => verb.run(),
     };
     match outcome {

@@ -74,6 +74,7 @@ fn prepare(layout: &Layout, port: u16, admin_port: u16) -> Result<(), Failure> {
     let mut hosts = vec!["localhost".to_owned()];
     hosts.extend(organisation.tenants().flat_map(|tenant| tenant.hosts().iter().map(ToString::to_string)));
     pki.server(&hosts).map_err(|error| broken(&error))?;
+    pki.operator("quickstart", &layout.operator).map_err(|error| broken(&error))?;
     for tenant in organisation.tenants() {
         for principal in PRINCIPALS {
             pki.client(tenant.alias(), principal, &layout.client(tenant.alias(), principal), port)
@@ -110,6 +111,7 @@ organisation.dir = {organisation}
 tls.certificate.file = {certificate}
 tls.key.file = {key}
 tls.client.ca.dir = {ca}
+admin.client.ca.file = {operator_ca}
 
 kms.provider = "local"
 kms.cluster.key = "local:cluster"
@@ -123,6 +125,7 @@ group.initial.rebalance.delay.ms = 0
         certificate = path(&layout.certs.join("server/cert.pem")),
         key = path(&layout.certs.join("server/key.pem")),
         ca = path(&layout.certs.join("client-ca")),
+        operator_ca = path(&layout.certs.join("operator-ca.pem")),
         keyring = path(&layout.keys.join("keyring")),
         keyfile = path(&layout.keys.join("keyring.key")),
     )

@@ -37,6 +37,8 @@ pub struct Config {
     pub tls_key: PathBuf,
     /// `tls.client.ca.dir`: one `<tenant alias>.pem` each; a tenant's CA vouches for that tenant only.
     pub client_ca_dir: PathBuf,
+    /// `admin.client.ca.file`: the CA of operators' certificates; without it the admin listener takes no commands.
+    pub operator_ca: Option<PathBuf>,
     /// `kms.*`: who keeps the keys.
     pub kms: KmsConfig,
     /// `log.*`, `message.*`, `num.partitions`: what a topic has when it says nothing.

@@ -151,6 +151,7 @@ pub(super) fn config(file: &str, text: &str, base: &Path) -> Result<Config, Conf
         tls_certificate: keys.path("tls.certificate.file", "/etc/schloss/server.pem", base),
         tls_key: keys.path("tls.key.file", "/etc/schloss/server.key", base),
         client_ca_dir: keys.path("tls.client.ca.dir", "/etc/schloss/client-ca", base),
+        operator_ca: keys.text("admin.client.ca.file").map(|(text, _)| base.join(text)),
         kms: kms(&mut keys, base),
         auto_create_topics: keys.boolean("auto.create.topics.enable", true),
         topic_defaults: topic_defaults(&mut keys),

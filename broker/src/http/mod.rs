@@ -1,6 +1,10 @@
-//! The HTTPS admin listener: liveness, readiness, Prometheus metrics, and the digest of the organisation in force.
+//! The HTTPS admin listener: liveness, readiness, Prometheus metrics, the digest of the organisation in force, and the
+//! operators' door.
 //!
-//! In: HTTP/1.1 over TLS. Out: figures without tenants' names. It reads nothing of a tenant and changes nothing.
+//! In: HTTP/1.1 over TLS. Out: figures without tenants' names, for anyone; commands, for operators only ([`operator`]).
+
+pub mod operator;
+mod verbs;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +14,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
@@ -19,11 +23,15 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::broker::Broker;
 
-/// Connections at once: probes and one scraper need few.
+use operator::Peer;
+
+/// Connections at once: probes, one scraper and a few operators need few.
 const CONNECTIONS_MAX: usize = 64;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const HEADER_READ: Duration = Duration::from_secs(10);
 const CONNECTION: Duration = Duration::from_secs(300);
+/// An operator may watch a long command.
+const OPERATOR_CONNECTION: Duration = Duration::from_secs(24 * 3600);
 
 /// Serves until the listener fails or the task is dropped.
 pub async fn serve(listener: TcpListener, broker: Arc<Broker>) {
@@ -40,13 +48,16 @@ pub async fn serve(listener: TcpListener, broker: Arc<Broker>) {
             }
         };
         let acceptor = TlsAcceptor::from(broker.tls.admin_config());
-        let service = TowerToHyperService::new(router.clone());
+        let (router, tls) = (router.clone(), Arc::clone(&broker.tls));
         tokio::spawn(async move {
             let _slot = slot;
-            let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await else { return };
+            let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await else { return };
+            let peer = Peer(tls.operator(stream.get_ref().1).map(Into::into));
+            let patience = if peer.0.is_some() { OPERATOR_CONNECTION } else { CONNECTION };
+            let service = TowerToHyperService::new(router.layer(Extension(peer)));
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEADER_READ);
-            let served = tokio::time::timeout(CONNECTION, builder.serve_connection(TokioIo::new(tls), service)).await;
+            let served = tokio::time::timeout(patience, builder.serve_connection(TokioIo::new(stream), service)).await;
             if let Ok(Err(error)) = served {
                 tracing::debug!(%error, "admin connection ended");
             }
@@ -60,6 +71,7 @@ fn router(broker: Arc<Broker>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/v1/organisation", get(organisation))
+        .merge(operator::routes())
         .with_state(broker)
 }
 

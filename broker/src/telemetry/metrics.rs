@@ -71,8 +71,8 @@ pub struct Readings {
     pub cache_hits: Gauge<u64, AtomicU64>,
     /// Frames read from the store.
     pub cache_misses: Gauge<u64, AtomicU64>,
-    /// Frames whose check failed.
-    pub frames_refused: Gauge<u64, AtomicU64>,
+    /// Reads that met stored bytes that are not what was written.
+    pub integrity_failures: Gauge<u64, AtomicU64>,
     /// Version of the organisation in force, growing.
     pub policy_epoch: Gauge<u64, AtomicU64>,
 }
@@ -147,9 +147,9 @@ impl Metrics {
             ("segment_cache_hits", "Segment frames found in the cache since start", &readings.cache_hits),
             ("segment_cache_misses", "Segment frames read from the store since start", &readings.cache_misses),
             (
-                "segment_frames_refused",
-                "Segment frames refused since start because their bytes were altered",
-                &readings.frames_refused,
+                "integrity_failures",
+                "Reads since start that met stored bytes that are not what was written",
+                &readings.integrity_failures,
             ),
             ("policy_epoch", "Version of the organisation in force", &readings.policy_epoch),
         ] {

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{AppendError, LogError, OpenError, ReadError};
 use crate::flush::Flusher;
+use crate::integrity::{Damage, Integrity, IntegritySink};
 use crate::keys::TenantKeys;
 use crate::maintenance;
 use crate::partition::{LogConfig, Offsets, Part, Partition, Watch};
@@ -196,7 +197,14 @@ impl Engine {
             shards.push(ShardHandle { shared, commands, thread: Mutex::new(Some(thread)) });
         }
         let cache = Cache::with_weighter(config.cache_bytes_max / (64 * 1024), config.cache_bytes_max as u64, ByBytes);
-        let reader = Reader { objects: Arc::clone(&objects), vault, cluster, cache, counters: Arc::clone(&counters) };
+        let reader = Reader {
+            objects: Arc::clone(&objects),
+            vault,
+            cluster,
+            cache,
+            counters: Arc::clone(&counters),
+            integrity: Integrity::default(),
+        };
         let engine = Arc::new(Self {
             shards,
             partitions: RwLock::new(partitions),
@@ -210,6 +218,11 @@ impl Engine {
         });
         engine.start_maintenance(config.retention_every);
         Ok(engine)
+    }
+
+    /// Says who records stored bytes that are not what was written; the first call counts.
+    pub fn attach_integrity_sink(&self, sink: Arc<dyn IntegritySink>) {
+        self.reader.integrity.attach(sink);
     }
 
     fn start_maintenance(self: &Arc<Self>, retention_every: Duration) {
@@ -562,6 +575,18 @@ impl Engine {
         wanted: impl Fn(i64) -> bool,
         find: impl Fn(&[u8]) -> Result<Option<batch::TimeAt>, batch::RecordError>,
     ) -> Result<Option<(i64, i64)>, ReadError> {
+        let found = self.search_part(id, part, log_start, wanted, find).await;
+        found.inspect_err(|error| self.reader.integrity.report(&self.counters, &part.segment, error))
+    }
+
+    async fn search_part(
+        &self,
+        id: PartitionId,
+        part: &Part,
+        log_start: i64,
+        wanted: impl Fn(i64) -> bool,
+        find: impl Fn(&[u8]) -> Result<Option<batch::TimeAt>, batch::RecordError>,
+    ) -> Result<Option<(i64, i64)>, ReadError> {
         let opened = part.segment.open(&*self.objects, &*self.reader.vault, self.reader.cluster).await?;
         let frames = opened.index.get(&id).map(Vec::as_slice).unwrap_or_default();
         let in_part = frames.iter().filter(|frame| {
@@ -572,7 +597,7 @@ impl Engine {
         for frame in in_part {
             for (_, plain) in self.reader.open_frames(id, &part.segment, &opened, std::slice::from_ref(frame)).await? {
                 for stored in batch::split(plain) {
-                    let stored = stored.map_err(|error| ReadError::Storage(error.to_string()))?;
+                    let stored = stored.map_err(|_| ReadError::Damaged(Damage::Batches))?;
                     let found = find(&stored.bytes).map_err(|error| ReadError::Storage(error.to_string()))?;
                     if let Some(found) = found.filter(|found| found.offset >= log_start) {
                         return Ok(Some((found.offset, found.timestamp)));
@@ -661,7 +686,7 @@ impl Engine {
             flush_failures: Counters::read(&counters.flush_failures),
             cache_hits: Counters::read(&counters.cache_hits),
             cache_misses: Counters::read(&counters.cache_misses),
-            frames_refused: Counters::read(&counters.frames_refused),
+            integrity_failures: Counters::read(&counters.integrity_failures),
         }
     }
 

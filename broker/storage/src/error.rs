@@ -4,6 +4,8 @@ use schloss_core::ErrorCode;
 use schloss_crypto::{KeyError, SealError};
 use schloss_metadata::MetadataError;
 
+use crate::integrity::Damage;
+
 /// Why batches were not appended. Nothing of them is in the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
@@ -64,7 +66,10 @@ pub enum ReadError {
     /// The partition is gone.
     #[error("the partition does not exist")]
     UnknownPartition,
-    /// The stored bytes cannot be had or failed their check.
+    /// The stored bytes are not what was written.
+    #[error("stored records are not what was written: {}", .0.word())]
+    Damaged(Damage),
+    /// The stored bytes or their key cannot be had now.
     #[error("stored records cannot be read: {0}")]
     Storage(String),
 }
@@ -76,7 +81,7 @@ impl ReadError {
         match self {
             Self::OffsetOutOfRange { .. } => ErrorCode::OFFSET_OUT_OF_RANGE,
             Self::UnknownPartition => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
-            Self::Storage(_) => ErrorCode::KAFKA_STORAGE_ERROR,
+            Self::Damaged(_) | Self::Storage(_) => ErrorCode::KAFKA_STORAGE_ERROR,
         }
     }
 }

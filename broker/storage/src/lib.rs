@@ -20,6 +20,7 @@ mod error;
 #[cfg(test)]
 mod faults;
 mod flush;
+mod integrity;
 mod keys;
 mod maintenance;
 mod partition;
@@ -33,6 +34,7 @@ mod wal;
 
 pub use engine::{Engine, EngineConfig};
 pub use error::{AppendError, LogError, OpenError, ReadError};
+pub use integrity::{Damage, Finding, IntegritySink};
 pub use keys::{KeyTrouble, TenantKeys, stored_key};
 pub use partition::{LogConfig, Offsets, Watch};
 pub use read::Read;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStore;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use schloss_core::{ClusterId, PartitionId};
@@ -11,6 +11,7 @@ use schloss_crypto::KeyVault;
 use schloss_wire::batch;
 
 use crate::error::ReadError;
+use crate::integrity::{Damage, Integrity};
 use crate::partition::{Part, Partition, TailBatch};
 use crate::segment::{self, Frame, Opened, Segment};
 use crate::stats::Counters;
@@ -51,6 +52,8 @@ pub struct Reader {
     pub cluster: ClusterId,
     pub cache: FrameCache,
     pub counters: Arc<Counters>,
+    /// Where damaged objects are reported.
+    pub integrity: Integrity,
 }
 
 enum Source {
@@ -81,8 +84,9 @@ impl Reader {
                     return Ok(read);
                 }
                 Source::Part(part) => {
+                    let taken = self.read_part(partition.id, &part, next, left, at_least_one, &mut read.records).await;
                     let (bytes, behind) =
-                        self.read_part(partition.id, &part, next, left, at_least_one, &mut read.records).await?;
+                        taken.inspect_err(|error| self.integrity.report(&self.counters, &part.segment, error))?;
                     if bytes == 0 || behind < part.row.next_offset {
                         return Ok(read);
                     }
@@ -104,10 +108,7 @@ impl Reader {
         out: &mut Vec<Bytes>,
     ) -> Result<(usize, i64), ReadError> {
         let opened = part.segment.open(&*self.objects, &*self.vault, self.cluster).await?;
-        let frames = opened
-            .index
-            .get(&partition)
-            .ok_or_else(|| ReadError::Storage("a segment lacks a partition its row names".to_owned()))?;
+        let frames = opened.index.get(&partition).ok_or(ReadError::Damaged(Damage::Index))?;
         let mut taken = 0_usize;
         let mut behind = offset;
         let from = frames.partition_point(|frame| frame.last_offset < offset);
@@ -157,11 +158,7 @@ impl Reader {
         };
         let start = first.place.position;
         let end = last.place.position.saturating_add(u64::from(last.place.sealed_len));
-        let bytes = self
-            .objects
-            .get_range(&segment.path, start..end)
-            .await
-            .map_err(|error| ReadError::Storage(error.to_string()))?;
+        let bytes = segment.range(&*self.objects, start..end).await?;
         let mut all = Vec::with_capacity(frames.len());
         for (frame, hit) in frames.iter().zip(cached) {
             let plain = match hit {
@@ -184,16 +181,15 @@ impl Reader {
     ) -> Result<Bytes, ReadError> {
         let at = usize::try_from(frame.place.position.saturating_sub(start)).unwrap_or(usize::MAX);
         let until = at.saturating_add(usize::try_from(frame.place.sealed_len).unwrap_or(usize::MAX));
-        let sealed = bytes.get(at..until).ok_or_else(|| ReadError::Storage("a segment was cut".to_owned()))?;
+        let sealed = bytes.get(at..until).ok_or(ReadError::Damaged(Damage::Size))?;
         match opened.opener.open_frame(frame.place.number, &segment::facts(partition, frame), BytesMut::from(sealed)) {
             Ok(plain) => {
                 self.cache.insert((segment.row.object_id, frame.place.number), plain.clone());
                 Ok(plain)
             }
             Err(error) => {
-                Counters::add(&self.counters.frames_refused, 1);
-                tracing::error!(tenant = %segment.row.tenant, object = %segment.path, frame = frame.place.number, %error, "stored bytes were altered; they are not served");
-                Err(ReadError::Storage(error.to_string()))
+                tracing::debug!(object = %segment.path, frame = frame.place.number, %error, "a frame does not verify");
+                Err(ReadError::Damaged(Damage::Frame))
             }
         }
     }
@@ -222,7 +218,7 @@ fn take_batches(
     let mut until = None;
     let mut full = false;
     for stored in batch::split(plain.clone()) {
-        let stored = stored.map_err(|error| ReadError::Storage(error.to_string()))?;
+        let stored = stored.map_err(|_| ReadError::Damaged(Damage::Batches))?;
         let size = stored.bytes.len();
         let at = position;
         position = position.saturating_add(size);

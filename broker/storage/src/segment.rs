@@ -15,11 +15,12 @@ use schloss_crypto::segment::{
     FrameFacts, FrameRef, HEAD_BYTES, ObjectExpectation, SealedSegment, SegmentHeader, SegmentOpener, SegmentWriter,
     new_object_id,
 };
-use schloss_crypto::{DataKey, EncryptionContext, KeyVault, Purpose, SealError, WrappedKey};
+use schloss_crypto::{DataKey, Denial, EncryptionContext, KeyError, KeyVault, Purpose, SealError, WrappedKey};
 use schloss_metadata::{PartRow, SegmentRow};
 use tokio::sync::Mutex;
 
 use crate::error::ReadError;
+use crate::integrity::Damage;
 use crate::partition::TailBatch;
 use crate::producer::Cursor;
 
@@ -94,17 +95,16 @@ impl Segment {
         cluster: ClusterId,
     ) -> Result<Arc<Opened>, ReadError> {
         let row = &self.row;
-        let storage = |error: &dyn std::fmt::Display| ReadError::Storage(error.to_string());
-        let wrapped = WrappedKey::from_bytes(&row.wrapped).map_err(|error| storage(&error))?;
+        let damaged = |damage| move |_: SealError| ReadError::Damaged(damage);
+        let wrapped = WrappedKey::from_bytes(&row.wrapped).map_err(damaged(Damage::WrappedKey))?;
         let context = EncryptionContext {
             cluster: cluster.to_bytes(),
             tenant: row.tenant.to_bytes(),
             purpose: Purpose::Segment { segment: row.segment },
         };
-        let key = vault.open(&context, &wrapped).await.map_err(|error| storage(&error))?;
-        let head = objects.get_range(&self.path, 0..HEAD_BYTES as u64).await.map_err(|error| storage(&error))?;
-        let tail =
-            objects.get_range(&self.path, row.footer_position..row.size).await.map_err(|error| storage(&error))?;
+        let key = vault.open(&context, &wrapped).await.map_err(of_key)?;
+        let head = self.range(objects, 0..HEAD_BYTES as u64).await?;
+        let tail = self.range(objects, row.footer_position..row.size).await?;
         let expect = ObjectExpectation {
             object_id: row.object_id,
             cluster: cluster.to_bytes(),
@@ -112,12 +112,34 @@ impl Segment {
             segment: row.segment,
             frame_count: row.frame_count,
         };
-        let opener = SegmentOpener::open(&head, &key, &expect).map_err(|error| storage(&error))?;
+        let opener = SegmentOpener::open(&head, &key, &expect).map_err(damaged(Damage::Header))?;
         let footer =
-            opener.open_footer(&tail, row.footer_position, &row.footer_tag).map_err(|error| storage(&error))?;
-        let index =
-            read_index(&footer.index).ok_or_else(|| ReadError::Storage("a segment's index is malformed".to_owned()))?;
+            opener.open_footer(&tail, row.footer_position, &row.footer_tag).map_err(damaged(Damage::Footer))?;
+        let index = read_index(&footer.index).ok_or(ReadError::Damaged(Damage::Index))?;
         Ok(Arc::new(Opened { opener, index }))
+    }
+
+    /// Reads a range of the object; one that is gone or has another size than its row says is damaged, not unreachable.
+    pub async fn range(&self, objects: &dyn ObjectStore, range: std::ops::Range<u64>) -> Result<Bytes, ReadError> {
+        let wanted = range.end.saturating_sub(range.start);
+        match objects.get_range(&self.path, range).await {
+            Ok(bytes) if bytes.len() as u64 == wanted => Ok(bytes),
+            Ok(_) => Err(ReadError::Damaged(Damage::Size)),
+            Err(object_store::Error::NotFound { .. }) => Err(ReadError::Damaged(Damage::Missing)),
+            Err(error) => match objects.head(&self.path).await {
+                Ok(meta) if meta.size != self.row.size => Err(ReadError::Damaged(Damage::Size)),
+                _ => Err(ReadError::Storage(error.to_string())),
+            },
+        }
+    }
+}
+
+/// A key that does not fit its row is damage; one that is refused or out of reach is not.
+fn of_key(error: KeyError) -> ReadError {
+    match error {
+        KeyError::Corrupt { .. } | KeyError::ContextMismatch => ReadError::Damaged(Damage::WrappedKey),
+        KeyError::Denied { why: Denial::NoKeyConfigured, .. } => ReadError::Damaged(Damage::ForeignKey),
+        KeyError::Denied { .. } | KeyError::Unreachable { .. } => ReadError::Storage(error.to_string()),
     }
 }
 

@@ -11,7 +11,7 @@ pub struct Counters {
     pub flush_failures: AtomicU64,
     pub cache_hits: AtomicU64,
     pub cache_misses: AtomicU64,
-    pub frames_refused: AtomicU64,
+    pub integrity_failures: AtomicU64,
 }
 
 /// The engine's figures at one moment.
@@ -29,15 +29,14 @@ pub struct EngineStats {
     pub segments: u64,
     /// Their bytes.
     pub segment_bytes: u64,
-    /// Flushes since start.
     /// Flushes that failed since start.
     pub flush_failures: u64,
     /// Frames found opened.
     pub cache_hits: u64,
     /// Frames read and opened.
     pub cache_misses: u64,
-    /// Frames whose check failed: altered or moved.
-    pub frames_refused: u64,
+    /// Reads that met stored bytes that are not what was written.
+    pub integrity_failures: u64,
 }
 
 impl Counters {

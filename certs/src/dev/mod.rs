@@ -153,6 +153,26 @@ impl Pki {
         write_if_changed(&paths.librdkafka, librdkafka_conf(&paths, &bootstrap).as_bytes(), Secrecy::Public)
     }
 
+    /// Makes sure of `operator-ca.pem` and of an operator's files in `folder`: `ca.pem`, `cert.pem`, `key.pem`.
+    ///
+    /// # Errors
+    /// When the name cannot be used or a file cannot be written.
+    pub fn operator(&self, name: &str, folder: &Path) -> Result<PathBuf, PkiError> {
+        let ca = self.folder.join("operator-ca.pem");
+        let key = self.folder.join("authority/operator.key");
+        let authority = authority(&ca, &key, "Schloss development operator CA", self.now)?;
+        make_folder(folder, Secrecy::Owner)?;
+        let paths = ClientPaths::in_folder(folder);
+        let kept = load(&paths.certificate, &paths.key)
+            .filter(|pair| issue::is_good_client(pair, &authority, name, unix(self.now)));
+        if kept.is_none() {
+            let pair = issue::client(&authority, "operators", name, self.now)?;
+            save(&pair, &paths.certificate, &paths.key)?;
+        }
+        write_if_changed(&paths.ca, self.server_authority.pem.as_bytes(), Secrecy::Public)?;
+        Ok(ca)
+    }
+
     /// Makes sure of a tenant's client authority, `client-ca/<tenant>.pem`.
     fn tenant(&self, tenant: &str) -> Result<Authority, PkiError> {
         check_name(tenant)?;

@@ -1,0 +1,60 @@
+//! The commands an operator may give to the running broker, one row each.
+
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+
+use super::operator::{OperatorCall, OperatorRefusal};
+use crate::tenancy::tenant_id;
+
+type Outcome = Result<Value, OperatorRefusal>;
+
+/// One command.
+pub(super) struct Verb {
+    /// Of `schloss <noun> <verb>`.
+    pub noun: &'static str,
+    /// Of `schloss <noun> <verb>`.
+    pub verb: &'static str,
+    /// What it does.
+    pub run: for<'c> fn(&'c OperatorCall) -> BoxFuture<'c, Outcome>,
+}
+
+/// Words of a body that are told in the audit event: what the command is about, never a secret.
+pub(super) const TOLD: [&str; 6] = ["tenant", "topic", "user", "role", "key", "id"];
+
+/// All commands. A new one is a row here and a function in the room that does the work.
+static VERBS: [Verb; 2] = [
+    Verb { noun: "broker", verb: "show", run: |call| Box::pin(broker_show(call)) },
+    Verb { noun: "tenant", verb: "list", run: |call| Box::pin(tenant_list(call)) },
+];
+
+/// The command of this name.
+pub(super) fn find(noun: &str, verb: &str) -> Option<&'static Verb> {
+    VERBS.iter().find(|known| known.noun == noun && known.verb == verb)
+}
+
+async fn broker_show(call: &OperatorCall) -> Outcome {
+    let (digest, epoch) = call.broker.tenancy.version();
+    Ok(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "node": call.broker.config.node_id,
+        "ready": call.broker.readiness().is_ok(),
+        "tenants": call.broker.tenancy.tenants().len(),
+        "organisation": { "sha256": digest, "epoch": epoch },
+    }))
+}
+
+async fn tenant_list(call: &OperatorCall) -> Outcome {
+    let organisation = call.broker.tenancy.policies().organisation();
+    let tenants = organisation.tenants().map(|entry| {
+        let open = tenant_id(entry).and_then(|id| call.broker.tenancy.tenant(id));
+        json!({
+            "alias": entry.alias(),
+            "account": entry.account().to_string(),
+            "cluster": entry.cluster().arn_of(schloss_authz::ResourceRef::CLUSTER),
+            "hosts": entry.hosts(),
+            "kms_key": entry.kms_key(),
+            "open": open.is_some(),
+        })
+    });
+    Ok(json!({ "tenants": tenants.collect::<Vec<_>>() }))
+}
