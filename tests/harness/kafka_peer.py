@@ -30,26 +30,41 @@ class Authority:
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.cert = self._build(self.name, self.key, ca=True)
 
-    def _build(self, subject, key, ca=False, server=False, days=2):
+    def _build(self, subject, key, ca=False, server=False, days=2, uris=(), seconds=None):
         now = datetime.datetime.now(datetime.timezone.utc)
         b = (x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(key.public_key())
              .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=3))
-             .not_valid_after(now + datetime.timedelta(days=days))
+             .not_valid_after(now + (datetime.timedelta(days=days) if seconds is None else datetime.timedelta(seconds=seconds)))
              .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True))
         if not ca:
             # A Kafka node is also a client of itself.
             uses = [ExtendedKeyUsageOID.SERVER_AUTH] * server + [ExtendedKeyUsageOID.CLIENT_AUTH]
             b = b.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+        if uris:
+            b = b.add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(u) for u in uris]), critical=False)
         if server:
             import ipaddress
             b = b.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         return b.sign(self.key, hashes.SHA256())
 
-    def issue(self, folder: Path, subject: x509.Name, server=False, trust=None, days=2) -> Credentials:
+    def revocation_list(self, *certificates) -> bytes:
+        """A CRL (PEM) that names these certificates."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        b = (x509.CertificateRevocationListBuilder().issuer_name(self.name).last_update(now - datetime.timedelta(hours=1))
+             .next_update(now + datetime.timedelta(days=1)).add_extension(x509.CRLNumber(1), critical=False)
+             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False))
+        for c in certificates:
+            b = b.add_revoked_certificate(x509.RevokedCertificateBuilder().serial_number(c.serial_number).revocation_date(now - datetime.timedelta(minutes=1)).build())
+        return b.sign(self.key, hashes.SHA256()).public_bytes(PEM)
+
+    def pem(self) -> bytes:
+        return self.cert.public_bytes(PEM)
+
+    def issue(self, folder: Path, subject: x509.Name, server=False, trust=None, days=2, **more) -> Credentials:
         """Writes the folder every client of the suites reads. `trust`: the CA the client trusts, if not this one."""
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
-        cert = self._build(subject, key, server=server, days=days)
+        cert = self._build(subject, key, server=server, days=days, **more)
         trusted = (trust or self).cert
         key_pem = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         (folder / "ca.pem").write_bytes(trusted.public_bytes(PEM))
@@ -182,9 +197,11 @@ class SaslKafka(Kafka):
             })
             self.java_options = [f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={jwks.as_uri()}"]
 
+    sasl_host = env.LOCALHOST
+
     @property
     def sasl_bootstrap(self):
-        return f"{env.LOCALHOST}:{self.sasl_port}"
+        return f"{self.sasl_host}:{self.sasl_port}"
 
 
 def _kafka_uuid():

@@ -59,7 +59,8 @@ def bearer_message(token, extensions=None, gs2="n,,"):
 class Sasl(wire.Raw):
     """One connection without a client certificate, not logged in yet."""
 
-    def __init__(self, broker, certificate=False, context=None, server_name=env.LOCALHOST, **more):
+    def __init__(self, broker, certificate=False, context=None, server_name=None, **more):
+        server_name = server_name or broker.sasl_host
         context = context or broker.client().tls(certificate=certificate)
         super().__init__(broker, context=context, server_name=server_name, port=getattr(broker, "sasl_port", broker.port), **more)
 

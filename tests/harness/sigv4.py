@@ -46,7 +46,7 @@ def parameters(key: Key, when, region, expires, service=SERVICE, action="kafka-c
     return p
 
 
-def payload(key: Key, host="localhost", region=REGION, at=0, expires=900, service=SERVICE, action="kafka-cluster:Connect"):
+def payload(key: Key, host="acme.localhost", region=REGION, at=0, expires=900, service=SERVICE, action="kafka-cluster:Connect"):
     """The AWS_MSK_IAM message of a client that signs at now + `at` seconds."""
     when = now(at)
     p = parameters(key, when, region, expires, service, action)

@@ -15,8 +15,7 @@ REFUSAL = re.compile(r"\[(?P<id>[0-9A-Za-z-]{8,})\]: Access denied")
 
 def judged(door, payload, server_name=None, source=None):
     """The answer of one login by hand; what was let in is served, what was not is cut."""
-    name = server_name or env.LOCALHOST
-    with sasl.Sasl(door.broker, server_name=name, source=source) as s:
+    with sasl.Sasl(door.broker, server_name=server_name, source=source) as s:
         answer = s.iam(payload)
         if answer.code == OK:
             assert s.is_let_in()
@@ -90,7 +89,8 @@ WRONG = {
     "with a key id that is no key id": lambda d: sigv4.payload(login.Key("a/b", d.key.secret_key)),
     "with the secret of another key": lambda d: sigv4.payload(login.Key(d.key.access_key, d.key_of("globex").secret_key)),
     "for another host": lambda d: sigv4.payload(d.key, host="b-1.other-cluster.example"),
-    "for a host whose name ends like ours": lambda d: sigv4.payload(d.key, host="evil-localhost"),
+    "for a host whose name ends like ours": lambda d: sigv4.payload(d.key, host="evil-acme.localhost"),
+    "for the other tenant's host": lambda d: sigv4.payload(d.key, host="globex.localhost"),
     "for no host": lambda d: sigv4.payload(d.key, host=""),
     "for a foreign region": lambda d: sigv4.payload(d.key, region="us-gov-west-1"),
     "for another service": lambda d: sigv4.payload(d.key, service="sts"),
@@ -117,7 +117,7 @@ WRONG = {
     "with a member that is null": replaced(host=None),
     "with a member too many": replaced(evil="1"),
     "with a session token added": replaced(x_amz_security_token="AAAA"),
-    "with a member twice": text(lambda t: t[:-1] + ', "host": "localhost"}'),
+    "with a member twice": text(lambda t: t[:-1] + ', "host": "acme.localhost"}'),
     "with members in capitals": text(lambda t: t.replace('"host"', '"Host"')),
     "with something behind it": text(lambda t: t + "{}"),
     "as a list": text(lambda t: f"[{t}]"),
@@ -138,10 +138,19 @@ def test_a_message_is_refused_when_it_was_signed(door, what):
 
 
 def test_a_key_of_another_tenant_is_refused_at_a_tenants_own_door(door):
-    host = door.host_of("acme")
-    assert judged(door, sigv4.payload(door.key, host=host), server_name=host).code == OK
-    answer = judged(door, sigv4.payload(door.key_of("globex"), host=host), server_name=host)
+    assert judged(door, sigv4.payload(door.key)).code == OK
+    answer = judged(door, sigv4.payload(door.key_of("globex")))
     assert answer.code == FAILED and REFUSAL.fullmatch(answer.message)
+
+
+def test_at_the_name_all_tenants_share_the_key_tells_whose_it_is(door):
+    """Dialled as `localhost`, which is no tenant's: the cluster id tells which tenant answered."""
+    seen = set()
+    for key in (door.key, door.key_of("globex")):
+        with sasl.Sasl(door.broker, server_name="localhost") as s:
+            assert s.iam(sigv4.payload(key, host="localhost")).code == OK
+            seen.add(s.request("metadata", 12, topics=None, allow_auto_topic_creation=False, include_topic_authorized_operations=False).cluster_id)
+    assert len(seen) == 2
 
 
 def test_a_signature_for_one_tenants_door_does_not_open_the_other(door):
