@@ -74,8 +74,8 @@ def fresh(target_class, tmp_path):
 
 @pytest.fixture(scope="session")
 def door_class(request):
-    from harness.door import KafkaDoor
-    return {"kafka": KafkaDoor}[request.config.getoption("--target")]
+    from harness.door import KafkaDoor, SchlossDoor
+    return {"schloss": SchlossDoor, "kafka": KafkaDoor}[request.config.getoption("--target")]
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +84,12 @@ def door(door_class, tmp_path_factory):
     d = door_class(tmp_path_factory.mktemp("door"))
     yield d
     d.close()
+
+
+@pytest.fixture
+def door_without_delays(door):
+    """Where a failed login delays nobody, so that answers can be timed."""
+    return door
 
 
 @pytest.fixture(scope="session")

@@ -179,7 +179,7 @@ class SaslKafka(Kafka):
             "listener.name.sasl.sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512" + (",OAUTHBEARER" if issuer else ""),
             "listener.name.sasl.ssl.client.auth": "none",
             "listener.name.sasl.scram-sha-256.sasl.jaas.config": jaas, "listener.name.sasl.scram-sha-512.sasl.jaas.config": jaas,
-            "allow.everyone.if.no.acl.found": "true", **self.overrides,
+            "allow.everyone.if.no.acl.found": "true", "delegation.token.secret.key": "throw-away", **self.overrides,
         }
         if reauthentication_ms:
             self.overrides["connections.max.reauth.ms"] = reauthentication_ms

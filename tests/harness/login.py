@@ -173,6 +173,13 @@ def java_properties(broker, login: Login):
     return {**p, **login.properties}
 
 
+def java_system(login: Login):
+    """System properties: where the AWS SDK looks for keys first, and the token endpoints that Kafka's client may ask."""
+    key = login.key
+    return {"aws.accessKeyId": key and key.access_key, "aws.secretAccessKey": key and key.secret_key, "aws.sessionToken": key and key.session_token,
+            "aws.region": login.region, "org.apache.kafka.sasl.oauthbearer.allowed.urls": (login.oidc or {}).get("url")}
+
+
 class LineSession:
     """A login held by a line program."""
 
@@ -180,11 +187,7 @@ class LineSession:
         self.program = programs.get(client)
         self.handle = f"h{next(self.program.numbers)}"
         if client == "java":
-            key = login.key
-            system = {"aws.accessKeyId": key and key.access_key, "aws.secretAccessKey": key and key.secret_key,
-                      "aws.sessionToken": key and key.session_token, "aws.region": login.region,
-                      "org.apache.kafka.sasl.oauthbearer.allowed.urls": (login.oidc or {}).get("url")}
-            fields = {"properties": java_properties(broker, login), "system": system}
+            fields = {"properties": java_properties(broker, login), "system": java_system(login)}
         else:
             fields = {"bootstrap": broker.sasl_bootstrap, "ca": str(broker.client().ca), "mechanism": login.mechanism, "login": login.fields(), **login.properties}
         answer = self.program.call("open", handle=self.handle, **fields)
