@@ -10,6 +10,8 @@ pub mod formats {}
 pub mod threat_model {}
 #[doc = include_str!("../manual/operations.md")]
 pub mod operations {}
+#[doc = include_str!("../manual/clients.md")]
+pub mod clients {}
 #[doc = include_str!("../manual/errors.md")]
 pub mod errors {}
 #[doc = include_str!("../manual/dependencies.md")]
