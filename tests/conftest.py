@@ -86,12 +86,6 @@ def door(door_class, tmp_path_factory):
     d.close()
 
 
-@pytest.fixture
-def door_without_delays(door):
-    """Where a failed login delays nobody, so that answers can be timed."""
-    return door
-
-
 @pytest.fixture(scope="session")
 def short_door(door_class, tmp_path_factory):
     """The like of `door` with `connections.max.reauth.ms` of a few seconds."""

@@ -72,7 +72,11 @@ class SchlossDoor(Door):
     def __init__(self, folder, reauthentication_ms=None, config=None):
         folder.mkdir(exist_ok=True)
         self.issuer, self.reauthentication_ms = Issuer(folder / "issuer"), reauthentication_ms
-        settings = dict(config or {})
+        settings = {"sasl.enabled.mechanisms": ["AWS_MSK_IAM", "OAUTHBEARER", *MECHANISM],
+                    "sasl.oauthbearer.jwks.allowed.hosts": ["localhost"], "sasl.oauthbearer.jwks.private.hosts": ["localhost"],
+                    "sasl.oauthbearer.jwks.ca.file": str(self.issuer.ca),
+                    "connection.failed.authentication.delay.ms": 0,  # hundreds of logins are refused here, from one address
+                    **(config or {})}
         if reauthentication_ms:
             settings["connections.max.reauth.ms"] = reauthentication_ms
         self.broker = Schloss(folder / "broker", config=settings)
@@ -118,7 +122,7 @@ class SchlossDoor(Door):
                               "Condition": {"StringEquals": {f"{provider}:sub": self.web_subject, f"{provider}:aud": self.issuer.audience}}}]
             roles["web"] = "admin"
             self.write(alias, "issuers/corporate.toml", f'issuer = "{self.issuer.url}"\njwks_url = "{self.issuer.jwks_url}"\n'
-                       f'ca_file = "{self.issuer.ca}"\naudiences = ["{self.issuer.audience}"]\nalgorithms = ["RS256", "ES256"]\n'
+                       f'audiences = ["{self.issuer.audience}"]\nalgorithms = ["RS256", "ES256"]\n'
                        'clock_skew_seconds = 0\nrole = "web"\n')
         self.write(alias, "tenant.toml", text)
         for name, statements in trusts.items():

@@ -96,9 +96,8 @@ def test_a_user_of_one_tenant_is_unknown_to_the_other(door, user):
 
 
 @pytest.mark.schloss_only
-def test_known_and_unknown_users_take_the_same_time(door_without_delays):
+def test_known_and_unknown_users_take_the_same_time(door):
     """Both answers of the exchange, timed over 300 tries in turns, so that load falls on both alike."""
-    door = door_without_delays
     user = door.scram_user("timed", PASSWORD)
     times = {user: [], "nobody-of-this-name": []}
     for n in range(300):
