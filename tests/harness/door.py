@@ -80,6 +80,7 @@ class SchlossDoor(Door):
         if reauthentication_ms:
             settings["connections.max.reauth.ms"] = reauthentication_ms
         self.broker = Schloss(folder / "broker", config=settings)
+        settings.update(self.settings(self.broker.port))
         self.broker.prepare()
         self._keys, self._sessions = {}, {}
         for alias in self.broker.tenants:
@@ -87,6 +88,10 @@ class SchlossDoor(Door):
         self.broker.start()
         self.broker.programs = Programs(folder / "programs", self.broker.client().ca, sts=self.sts, roots=[self.issuer.ca])
         clients.create_topic(self.broker, self.topic)
+
+    def settings(self, port):
+        """More keys of the config, for doors of another kind."""
+        return {}
 
     # --- the organisation's files ---
 

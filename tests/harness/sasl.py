@@ -59,10 +59,10 @@ def bearer_message(token, extensions=None, gs2="n,,"):
 class Sasl(wire.Raw):
     """One connection without a client certificate, not logged in yet."""
 
-    def __init__(self, broker, certificate=False, context=None, server_name=None, **more):
+    def __init__(self, broker, certificate=False, context=None, server_name=None, port=None, **more):
         server_name = server_name or broker.sasl_host
         context = context or broker.client().tls(certificate=certificate)
-        super().__init__(broker, context=context, server_name=server_name, port=getattr(broker, "sasl_port", broker.port), **more)
+        super().__init__(broker, context=context, server_name=server_name, port=port or getattr(broker, "sasl_port", broker.port), **more)
 
     def handshake(self, mechanism, version=1):
         r = self.request("sasl_handshake", version, mechanism=mechanism)
