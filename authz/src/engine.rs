@@ -12,7 +12,7 @@ use crate::evaluate::CompiledSet;
 use crate::frame::{Bound, Frame, FrameError};
 use crate::organisation::{Organisation, Principal};
 use crate::policy::{Attached, Caller};
-use crate::session::Session;
+use crate::session::{Session, SessionTerms};
 
 /// The authoriser of a process.
 pub struct Engine {
@@ -30,6 +30,9 @@ pub enum BindError {
     /// The tenant has no such user or role.
     #[error("the tenant has no such principal")]
     UnknownPrincipal,
+    /// A session was limited by a policy that the tenant no longer has: without it there is no telling what it may do.
+    #[error("a policy that limits the session is gone")]
+    UnknownPolicy,
 }
 
 impl Engine {
@@ -48,6 +51,10 @@ impl Engine {
         *slot = Arc::new(organisation);
         // INVARIANT: the epoch moves while the lock is held, so that `bind` pairs each set with its own epoch.
         self.epoch.fetch_add(1, Ordering::AcqRel).saturating_add(1)
+    }
+
+    pub(crate) fn frame(&self) -> &'static Frame {
+        self.frame
     }
 
     /// The epoch of the policies in force.
@@ -80,13 +87,28 @@ impl Engine {
         owner: AccountId,
         session_policies: &[Attached],
     ) -> Result<Session, BindError> {
+        let terms = SessionTerms { policies: session_policies.to_vec(), ..SessionTerms::default() };
+        self.bind_session(principal, owner, &terms)
+    }
+
+    /// Binds a principal for the cluster of `owner`, under the terms its session was given with.
+    ///
+    /// # Errors
+    /// [`BindError`] as above.
+    pub fn bind_session(
+        &self,
+        principal: &Principal,
+        owner: AccountId,
+        terms: &SessionTerms,
+    ) -> Result<Session, BindError> {
         let slot = self.organisation.read().unwrap_or_else(PoisonError::into_inner);
         let (organisation, epoch) = (Arc::clone(&slot), self.epoch());
         drop(slot);
         let tenant = organisation.tenant(owner).ok_or(BindError::UnknownTenant)?;
         let (mut layers, mut keys) = organisation.binding(principal)?;
         layers.resource = tenant.cluster_policies().to_vec();
-        layers.session = session_policies.to_vec();
+        layers.session = organisation.session_policies(principal.account, terms)?;
+        keys.put_all(&terms.keys);
         keys.set("aws:ResourceAccount", owner.to_string());
         let bound = Arc::new(Bound {
             caller: Caller::parse(&principal.arn()),
@@ -99,7 +121,7 @@ impl Engine {
             cluster: tenant.cluster().clone(),
             bound,
             frame: self.frame,
-            session_policies: session_policies.into(),
+            terms: terms.clone(),
             epoch,
             current: Arc::clone(&self.epoch),
             cache: Mutex::new(DecisionCache::default()),
@@ -111,6 +133,6 @@ impl Engine {
     /// # Errors
     /// [`BindError`] when the principal or tenant is gone: the connection must be cut.
     pub fn rebind(&self, session: &Session) -> Result<Session, BindError> {
-        self.bind_with(&session.principal, session.cluster.account, &session.session_policies)
+        self.bind_session(&session.principal, session.cluster.account, &session.terms)
     }
 }

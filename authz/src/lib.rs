@@ -20,6 +20,7 @@
 
 pub mod action;
 pub mod arn;
+mod assume;
 mod cache;
 pub mod context;
 pub mod decision;
@@ -39,6 +40,7 @@ pub mod simulate;
 
 pub use action::{Ability, AclOperation, Action, can};
 pub use arn::{AccountId, ClusterArn, ResourceKind, ResourceRef};
+pub use assume::{AssumeRefused, Assumer, RoleRequest};
 pub use context::{KeyValue, Keys, RequestContext};
 pub use decision::{Decision, Layer, StatementRef, Verdict};
 pub use engine::{BindError, Engine};
@@ -47,4 +49,4 @@ pub use explain::{Explanation, NearMiss};
 pub use finding::{Finding, Severity};
 pub use frame::FrameError;
 pub use organisation::{CertificateFacts, Organisation, Principal, PrincipalKind, Tenant};
-pub use session::{Denied, Permit, Session};
+pub use session::{Denied, Permit, Session, SessionTerms};

@@ -17,11 +17,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::action::{Ability, Action};
 use crate::arn::{ClusterArn, ResourceKind, ResourceName, ResourceRef};
 use crate::cache::DecisionCache;
-use crate::context::{Facts, RequestContext};
+use crate::context::{Facts, Keys, RequestContext};
 use crate::decision::Decision;
 use crate::frame::{Asked, Bound, Frame, judge_directly};
 use crate::organisation::Principal;
 use crate::policy::{Attached, Effect, ResourcePattern};
+
+/// What a session was given besides the policies of its principal (AWS: session policies, session tags, source identity).
+#[derive(Clone, Debug, Default)]
+pub struct SessionTerms {
+    /// Policies given in line. The session may do no more than they allow.
+    pub policies: Vec<Attached>,
+    /// Names of the tenant's policies given by ARN; they limit as the ones in line do, in their present version.
+    pub named: Vec<Box<str>>,
+    /// Condition keys: `aws:PrincipalTag/…` (in place of the principal's own), `aws:SourceIdentity`, `aws:TokenIssueTime`.
+    pub keys: Keys,
+}
 
 /// A bound principal. One per connection; methods may be called from several tasks.
 pub struct Session {
@@ -30,7 +41,7 @@ pub struct Session {
     pub(crate) bound: Arc<Bound>,
     pub(crate) frame: &'static Frame,
     /// Kept, so that binding anew cannot lose what limits the session.
-    pub(crate) session_policies: Box<[Attached]>,
+    pub(crate) terms: SessionTerms,
     pub(crate) epoch: u64,
     pub(crate) current: Arc<AtomicU64>,
     pub(crate) cache: Mutex<DecisionCache>,
@@ -94,6 +105,12 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
+    /// The terms it was bound under.
+    #[must_use]
+    pub fn terms(&self) -> &SessionTerms {
+        &self.terms
+    }
+
     /// Who it is.
     #[must_use]
     pub fn principal(&self) -> &Principal {

@@ -23,6 +23,7 @@ use schloss_wire::request::RequestHeader;
 
 use crate::broker::Broker;
 use crate::catalog::Topic;
+use crate::login::identity::Identity;
 use crate::session::Session;
 use crate::telemetry::DecisionLabel;
 
@@ -49,6 +50,7 @@ pub struct Call {
     pub api: &'static str,
     /// Unique; in the audit log and in no answer.
     pub request_id: String,
+    identity: Arc<Identity>,
     policies: Arc<Policies>,
     context: RequestContext,
     refusals: Mutex<Refusals>,
@@ -71,9 +73,10 @@ impl Call {
         number: u64,
     ) -> Self {
         let policies = session.policies();
-        let context = session.context.at(broker.clock.now_ms());
+        let identity = session.identity();
+        let context = identity.context.at(broker.clock.now_ms());
         let request_id = format!("{}-{number}", session.id);
-        Self { broker, session, header, api, request_id, policies, context, refusals: Mutex::default() }
+        Self { broker, session, header, api, request_id, identity, policies, context, refusals: Mutex::default() }
     }
 
     /// Asks without leaving a trace but the decision counter: for listings, which leave out what may not be seen.
@@ -93,7 +96,7 @@ impl Call {
                 self.broker.audit.count(
                     &CountKey {
                         tenant: self.session.tenant.id,
-                        principal: self.session.principal.to_string(),
+                        principal: self.identity.arn.to_string(),
                         action: A::ACTION.full_name().to_owned(),
                         resource: self.session.tenant.cluster.arn_of(resource),
                         statement: permit.decision().decisive.first().map(ToString::to_string),
@@ -224,7 +227,7 @@ impl Call {
         decision: &Decision,
     ) -> Event {
         let mut event = Event::new(Some(self.session.tenant.id), class, verdict, action.full_name());
-        event.principal = Some(self.session.principal.to_string());
+        event.principal = Some(self.identity.arn.to_string());
         event.resource = Some(self.session.tenant.cluster.arn_of(resource));
         event.api = Some(self.api.to_owned());
         event.request_id = Some(self.request_id.clone());

@@ -152,6 +152,7 @@ pub fn load(folder: &Path) -> Result<(Organisation, String), LoadError> {
     let files = read_files(folder)?;
     let digest = digest_of(&files);
     let organisation = Organisation::load(&files, &mut Library::default()).map_err(LoadError::Wrong)?;
+    crate::login::rules::check(&organisation, &files).map_err(LoadError::Wrong)?;
     Ok((organisation, digest))
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use casbin::{DefaultRoleManager, RoleManager};
 
+use super::authentication::{self, Authentication};
 use super::people::{CertificateRule, Shows};
 use super::tables::{Table, TomlFile};
 use super::{Identity, MANAGED, Organisation, POLICY_NODE, Tenant};
@@ -81,7 +82,7 @@ impl<'a> Loading<'a> {
             let fits = match parts.as_slice() {
                 ["organisation.toml"] | ["tenants", _, "tenant.toml" | "certificates.toml"] => true,
                 ["guardrails" | "resource-controls", file] => file.ends_with(".json"),
-                ["tenants", _, "users" | "roles" | "groups", file] => file.ends_with(".toml"),
+                ["tenants", _, "users" | "roles" | "groups" | "issuers", file] => file.ends_with(".toml"),
                 ["tenants", _, "policies" | "trust" | "cluster-policies", file] => file.ends_with(".json"),
                 _ => !path.ends_with(".toml") && !path.ends_with(".json"),
             };
@@ -174,7 +175,7 @@ impl<'a> Loading<'a> {
                 policies.insert(policy.name.as_ref().into(), policy);
             }
         }
-        self.policies(&format!("{folder}trust/"), DocumentKind::Trust);
+        let trust = self.policies(&format!("{folder}trust/"), DocumentKind::Trust);
         let cluster_policies = self.policies(&format!("{folder}cluster-policies/"), DocumentKind::Resource);
         let about = self.toml(&file, |table| read_tenant(table, alias))?;
         let (account, cluster, hosts, kms_key, client_ca, fingerprints) = about?;
@@ -197,9 +198,15 @@ impl<'a> Loading<'a> {
             self.member(path, account, &format!("group:{name}"), &["policies"], &folder, &policies);
         }
         let group_names: Vec<&str> = groups.iter().map(|(name, _, _)| *name).collect();
-        let users = self.people(&folder, "user", account, &policies, &group_names);
-        let roles = self.people(&folder, "role", account, &policies, &group_names);
+        let users = self.people(&folder, "user", account, &policies, &group_names, &trust);
+        let roles = self.people(&folder, "role", account, &policies, &group_names, &trust);
         let certificates = self.certificates(&folder, &users, &roles);
+        let access = self.toml(&file, read_access).unwrap_or_default();
+        let issuers = self.folder(&format!("{folder}issuers/"), ".toml");
+        let issuers = issuers
+            .into_iter()
+            .filter_map(|(name, path, _)| self.toml(path, |table| authentication::read_issuer(table, name, &roles))?)
+            .collect();
         let hosts = hosts.into_iter().map(|(_, host)| host).collect();
         let cluster_policies = cluster_policies.into_values().collect();
         let alias = alias.into();
@@ -215,6 +222,9 @@ impl<'a> Loading<'a> {
             policies,
             cluster_policies,
             certificates,
+            suspended: access.0,
+            authentication: access.1,
+            issuers,
         })
     }
 
@@ -225,11 +235,12 @@ impl<'a> Loading<'a> {
         account: AccountId,
         policies: &BTreeMap<Box<str>, Attached>,
         groups: &[&str],
+        trusts: &BTreeMap<Box<str>, Attached>,
     ) -> BTreeMap<Box<str>, Identity> {
         let known: &[&str] = if word == "user" {
             &["groups", "policies", "boundary", "tags"]
         } else {
-            &["policies", "boundary", "trust", "tags"]
+            &["policies", "boundary", "trust", "tags", "max_session_duration"]
         };
         let mut people = BTreeMap::new();
         for (name, path, _) in self.folder(&format!("{folder}{word}s/"), ".toml") {
@@ -253,11 +264,15 @@ impl<'a> Loading<'a> {
                         table.findings.add(at, Problem::Dangling { kind: "group", name: group.into() });
                     }
                 }
-                if let Some((at, trust)) = table.text("trust")
-                    && !files.contains_key(&format!("{folder}trust/{trust}.json"))
-                {
-                    table.findings.add(at, Problem::Dangling { kind: "trust policy", name: trust.into() });
-                }
+                let trust = table.text("trust").and_then(|(at, name)| {
+                    let found = trusts.get(name).cloned();
+                    if found.is_none() && !files.contains_key(&format!("{folder}trust/{name}.json")) {
+                        table.findings.add(at, Problem::Dangling { kind: "trust policy", name: name.into() });
+                    }
+                    found
+                });
+                let expected = "seconds from 3600 to 43200";
+                let session_max = table.whole_number("max_session_duration", SESSION_SECONDS, expected);
                 let boundary = table.text("boundary").and_then(|(at, name)| {
                     let found = policies.get(name).cloned();
                     if found.is_none() && !files.contains_key(&format!("{folder}policies/{name}.json")) {
@@ -266,7 +281,8 @@ impl<'a> Loading<'a> {
                     found
                 });
                 let tags = table.table("tags", false, |tags| Some(tags.pairs())).unwrap_or_default();
-                Identity { boundary, tags }
+                let session_seconds_max = session_max.unwrap_or(*SESSION_SECONDS.start());
+                Identity { boundary, tags, trust, session_seconds_max }
             });
             for link in links {
                 self.graph.add_link(&node, &link, Some(&domain));
@@ -373,7 +389,17 @@ type AboutTenant =
     (AccountId, ClusterArn, Vec<(Position, Box<str>)>, Box<str>, Option<Box<str>>, Vec<(Position, [u8; 32])>);
 
 fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant> {
-    table.only(&["account", "alias", "hosts", "kms_key", "client_ca", "client_ca_sha256", "cluster"]);
+    table.only(&[
+        "account",
+        "alias",
+        "hosts",
+        "kms_key",
+        "client_ca",
+        "client_ca_sha256",
+        "cluster",
+        "suspended",
+        "authentication",
+    ]);
     if let Some((at, name)) = table.text("alias").filter(|(_, name)| *name != alias) {
         table.findings.add(at, Problem::BadValue { value: name.into(), expected: "alias equal to the folder's name" });
     }
@@ -428,6 +454,12 @@ fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant
     Some((account, cluster, hosts, kms_key?, client_ca, fingerprints))
 }
 
+/// Whether the tenant is suspended, and how its connections may log in.
+fn read_access(table: &mut Table<'_, '_, '_>) -> (bool, Authentication) {
+    let authentication = table.table("authentication", false, |table| Some(authentication::read(table)));
+    (table.truth("suspended", false), authentication.unwrap_or_default())
+}
+
 type Form = fn(Box<str>) -> Shows;
 
 fn is_name(name: &str) -> bool {
@@ -449,6 +481,8 @@ fn fingerprint(text: &str) -> Option<[u8; 32]> {
     bytes.try_into().ok().filter(|_| digits.len() == 64)
 }
 
+/// AWS's bounds of a role's `MaxSessionDuration`; the least is the default.
+const SESSION_SECONDS: std::ops::RangeInclusive<i64> = 3_600..=43_200;
 /// AWS's highest quota of managed policies on one principal.
 const ATTACHED_MAX: usize = 20;
 /// User, group, policy: three steps. casbin wants a bound.

@@ -7,8 +7,10 @@
 //! guardrails/<name>.json                    service control policies
 //! resource-controls/<name>.json             resource control policies
 //! tenants/<alias>/tenant.toml               account, [cluster], hosts, kms_key, client_ca
+//!                                           suspended, [authentication] (see `authentication`)
+//! tenants/<alias>/issuers/<name>.toml       identity providers whose tokens are taken
 //! tenants/<alias>/users/<name>.toml         groups, policies, boundary, [tags]
-//! tenants/<alias>/roles/<name>.toml         policies, boundary, trust, [tags]
+//! tenants/<alias>/roles/<name>.toml         policies, boundary, trust, max_session_duration, [tags]
 //! tenants/<alias>/groups/<name>.toml        policies
 //! tenants/<alias>/certificates.toml         [[certificate]] common_name|subject|uri|dns|email -> user|role
 //! tenants/<alias>/policies/<name>.json      identity policies and boundaries
@@ -21,6 +23,7 @@
 //! - A set with one error does not exist; nothing is half in force.
 //! - Accounts, aliases, host names and client CAs are unique over all tenants.
 
+mod authentication;
 mod load;
 mod managed;
 mod people;
@@ -31,6 +34,7 @@ use std::fmt;
 
 use casbin::{DefaultRoleManager, RoleManager};
 
+pub use authentication::{Authentication, Issuer, MECHANISMS};
 pub use managed::MANAGED;
 pub use people::{CertificateFacts, IdentifyError, Principal, PrincipalKind};
 
@@ -68,6 +72,9 @@ pub struct Tenant {
     policies: BTreeMap<Box<str>, Attached>,
     cluster_policies: Vec<Attached>,
     certificates: Vec<CertificateRule>,
+    suspended: bool,
+    authentication: Authentication,
+    issuers: Vec<Issuer>,
 }
 
 /// What a user or role has besides its policies.
@@ -75,6 +82,10 @@ pub struct Tenant {
 pub(crate) struct Identity {
     pub boundary: Option<Attached>,
     pub tags: Vec<(Box<str>, Box<str>)>,
+    /// Who may assume the role; nobody may assume one without.
+    pub trust: Option<Attached>,
+    /// The longest session of the role, in seconds.
+    pub session_seconds_max: i64,
 }
 
 impl Tenant {
@@ -114,6 +125,24 @@ impl Tenant {
         self.client_ca.as_deref()
     }
 
+    /// Whether nobody of it may be connected now.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// How its connections may log in.
+    #[must_use]
+    pub fn authentication(&self) -> &Authentication {
+        &self.authentication
+    }
+
+    /// The identity providers whose tokens it takes.
+    #[must_use]
+    pub fn issuers(&self) -> &[Issuer] {
+        &self.issuers
+    }
+
     /// The policies attached to its cluster.
     #[must_use]
     pub fn cluster_policies(&self) -> &[Attached] {
@@ -137,6 +166,39 @@ impl Tenant {
         let (name, _) = self.users.get_key_value(name)?;
         let kind = PrincipalKind::User { name: name.clone() };
         Some(Principal { account: self.account, partition: self.cluster.partition.clone(), kind })
+    }
+
+    /// A session of a role of this name; an empty session name is the role itself.
+    #[must_use]
+    pub fn role(&self, name: &str, session: &str) -> Option<Principal> {
+        let (name, _) = self.roles.get_key_value(name)?;
+        let kind = PrincipalKind::Role { name: name.clone(), session: session.into() };
+        Some(Principal { account: self.account, partition: self.cluster.partition.clone(), kind })
+    }
+
+    /// The principal of this kind, while the tenant has it.
+    #[must_use]
+    pub fn principal(&self, kind: &PrincipalKind) -> Option<Principal> {
+        match kind {
+            PrincipalKind::User { name } => self.user(name),
+            PrincipalKind::Role { name, session } => self.role(name, session),
+        }
+    }
+
+    /// A role's `MaxSessionDuration` in seconds.
+    #[must_use]
+    pub fn session_seconds_max(&self, role: &str) -> Option<i64> {
+        self.roles.get(role).map(|role| role.session_seconds_max)
+    }
+
+    /// A role's trust policy.
+    pub(crate) fn trust(&self, role: &str) -> Option<&Attached> {
+        self.roles.get(role)?.trust.as_ref()
+    }
+
+    /// A policy by the name it is attached by.
+    pub(crate) fn policy(&self, name: &str) -> Option<&Attached> {
+        self.policies.get(name)
     }
 
     /// Which principal a certificate, vouched for by this tenant's CA, belongs to. The first rule that fits decides.
@@ -212,6 +274,11 @@ impl Organisation {
             keys.set(&format!("aws:PrincipalTag/{tag}"), value.clone());
         }
         Ok((layers, keys))
+    }
+
+    /// The organisation's resource control policies.
+    pub(crate) fn resource_controls(&self) -> &[Vec<Attached>] {
+        &self.resource_controls
     }
 
     /// Walks the role graph from a node; sorted, each once.

@@ -13,7 +13,8 @@ mod sqlite;
 pub mod suite;
 
 pub use rows::{
-    FlushCommit, GarbageRow, KeyRow, PartRow, PartitionRow, SegmentRow, ShardGuard, ShardRow, StateRow, TopicRow,
+    FlushCommit, GarbageRow, KeyRow, PartRow, PartitionRow, SealedRow, SegmentRow, ShardGuard, ShardRow, StateRow,
+    TopicRow,
 };
 pub use sqlite::SqliteMetadata;
 
@@ -78,6 +79,11 @@ pub trait Metadata: Send + Sync {
     async fn keys(&self, tenant: [u8; 16], purpose: &str) -> Result<Vec<KeyRow>, MetadataError>;
     /// Adds a wrapped key. [`MetadataError::Exists`] when the generation is taken.
     async fn add_key(&self, key: KeyRow) -> Result<(), MetadataError>;
+
+    /// A tenant's sealed values of one kind.
+    async fn sealed(&self, tenant: TenantId, kind: &str) -> Result<Vec<SealedRow>, MetadataError>;
+    /// Writes or removes sealed values, all or none.
+    async fn put_sealed(&self, rows: Vec<SealedRow>) -> Result<(), MetadataError>;
 
     /// Takes a shard: epoch + 1 (or `at_least`, if higher), a fresh writer. What was there before is returned with the new epoch.
     async fn acquire(&self, shard: ShardId, writer: [u8; 16], at_least: u64) -> Result<ShardRow, MetadataError>;
