@@ -33,6 +33,10 @@ class Door:
                 done.result()
         return name
 
+    def known(self, name):
+        """Makes sure that a user of this name may have credentials."""
+        return name
+
     def delete_scram_user(self, name, mechanisms=tuple(MECHANISM), tenant="acme"):
         for m in mechanisms:
             for done in clients.admin(self.broker, tenant).alter_user_scram_credentials([UserScramCredentialDeletion(name, MECHANISM[m])]).values():
@@ -140,6 +144,11 @@ class SchlossDoor(Door):
         self.write(tenant, f"users/{name}.toml", f"policies = {json.dumps(list(policies))}\n")
         return name
 
+    def known(self, name, tenant="acme"):
+        self.scram_user(name, "to be replaced", tenant=tenant)
+        self.delete_scram_user(name, tenant=tenant)
+        return name
+
     def delete_user(self, name, tenant="acme"):
         (self.tenant_folder(tenant) / "users" / f"{name}.toml").unlink()
 
@@ -186,14 +195,12 @@ class SchlossDoor(Door):
     def key(self):
         return self.key_of("acme")
 
-    def update_key(self, tenant, user, key, status):
-        self.command("iam", "access-key", "update", "--tenant", tenant, "--user", user, "--id", key.access_key, "--status", status)
-
-    def delete_key(self, tenant, user, key):
-        self.command("iam", "access-key", "delete", "--tenant", tenant, "--user", user, "--id", key.access_key)
+    def update_key(self, key, status):
+        """`activate`, `deactivate` or `delete`."""
+        self.command("iam", "access-key", status, key.access_key, "--tenant", "acme")
 
     def revoke_sessions(self, tenant, role):
-        self.command("iam", "role", "revoke-sessions", "--tenant", tenant, "--role", role)
+        self.command("iam", "role", "revoke-sessions", role, "--tenant", tenant)
 
     # --- temporary credentials, by boto3 ---
 
@@ -229,10 +236,11 @@ class SchlossDoor(Door):
         return [line for line in done.stdout.splitlines() if line.strip()]
 
     def audit_mark(self):
-        return len(self.audit())
+        """What is in the log now; every tenant has a stream of its own."""
+        return set(self.audit())
 
     def audit_after(self, mark, wanted):
-        """The first event after `mark` whose text is wanted, waited for."""
+        """The first event since `mark` whose text is wanted, waited for."""
         def found():
-            return next((line for line in self.audit()[mark:] if wanted(line)), None)
+            return next((line for line in self.audit() if line not in mark and wanted(line)), None)
         return env.eventually(found, timeout=10, every=0.2, what="the audit event")

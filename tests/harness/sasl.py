@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 from collections import namedtuple
 
 from . import env, wire
@@ -16,6 +17,14 @@ from . import env, wire
 Answer = namedtuple("Answer", "code message data lifetime_ms")
 HASHES = {"SCRAM-SHA-256": "sha256", "SCRAM-SHA-512": "sha512"}
 OK, UNSUPPORTED_MECHANISM, ILLEGAL_STATE, FAILED = 0, 33, 34, 58
+
+
+REQUEST_ID = re.compile(r"\[(?P<id>[0-9a-f-]{36})\]: ")
+
+
+def words(message):
+    """An error message without the request id, which Apache Kafka's do not have."""
+    return REQUEST_ID.sub("", message, count=1)
 
 
 class Scram:

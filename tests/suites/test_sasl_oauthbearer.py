@@ -8,7 +8,7 @@ import pytest
 from harness import env, login, oidc, sasl, sigv4
 from harness.sasl import FAILED, OK
 
-REFUSAL = '{"status":"invalid_token"}'
+REFUSAL, DENIED = '{"status":"invalid_token"}', "Access denied"
 
 
 def judged(door, token, **more):
@@ -19,7 +19,7 @@ def judged(door, token, **more):
             assert s.is_let_in()
         else:
             assert s.is_closed()
-        return answer.code, answer.message
+        return answer.code, sasl.words(answer.message)
 
 
 # --- OIDC ---
@@ -93,7 +93,9 @@ ATTACKS = {
 def test_a_token_is_refused_when_it_is(door, what):
     code, message = judged(door, ATTACKS[what](door.issuer, door.web_subject))
     assert code == FAILED
-    if what not in ("nothing", "not base64"):  # these break RFC 7628's own form, which has other words
+    if what == "of no subject" and door.broker.name != "kafka":
+        assert message == DENIED  # a good token of a stranger
+    elif what not in ("nothing", "not base64"):  # these break RFC 7628's own form, which has other words
         assert message == REFUSAL, message
 
 
@@ -129,7 +131,7 @@ def test_a_refusal_is_a_challenge_first_and_an_error_after_the_clients_answer(do
         first = s.authenticate(sasl.bearer_message(door.issuer.token(door.web_subject, seconds=-60)))
         assert (first.code, json.loads(first.data)["status"]) == (OK, "invalid_token")
         last = s.authenticate(b"\x01")
-        assert (last.code, last.message) == (FAILED, REFUSAL) and s.is_closed()
+        assert (last.code, sasl.words(last.message)) == (FAILED, REFUSAL) and s.is_closed()
 
 
 def test_a_refused_client_that_goes_on_is_not_served(door):
@@ -210,21 +212,23 @@ def test_an_issuer_that_answers_with(door, what):
 
 @pytest.mark.schloss_only
 def test_a_subject_that_no_trust_policy_names_is_refused(door):
-    assert judged(door, door.issuer.token("a-stranger")) == (FAILED, REFUSAL)
+    assert judged(door, door.issuer.token("a-stranger")) == (FAILED, DENIED)
 
 
 @pytest.mark.schloss_only
 def test_a_token_for_one_tenant_does_not_open_the_other(door):
     with sasl.Sasl(door.broker, server_name=door.host_of("globex"), context=door.broker.client("globex").tls(certificate=False)) as s:
         answer = s.bearer(door.issuer.token(door.web_subject))
-        assert (answer.code, answer.message) == (FAILED, REFUSAL)
+        assert (answer.code, sasl.words(answer.message)) == (FAILED, REFUSAL)
 
 
 @pytest.mark.schloss_only
 def test_a_refused_token_is_in_the_audit_log_with_the_step_that_failed_and_without_the_token(door):
-    before, token = door.audit_mark(), door.issuer.token(door.web_subject, aud="another")
-    judged(door, token)
-    event = door.audit_after(before, lambda text: "OAUTHBEARER" in text and "audience" in text)
+    token = door.issuer.token(door.web_subject, aud="another")
+    with sasl.Sasl(door.broker) as s:
+        number = sasl.REQUEST_ID.match(s.bearer(token).message)["id"]
+    event = door.audit_after(set(), lambda text: number in text)
+    assert "OAUTHBEARER" in event and "audience" in event and '"step"' in event
     assert token.split(".")[2] not in event
 
 

@@ -1,10 +1,12 @@
 """SCRAM-SHA-256 and -512: every client gets in with the password, nobody without, and nobody learns who exists."""
 
 import base64
+import os
 import statistics
 import time
 
 import pytest
+from confluent_kafka.admin import ScramMechanism
 
 from harness import clients, env, login, sasl
 from harness.sasl import FAILED, ILLEGAL_STATE, OK, UNSUPPORTED_MECHANISM
@@ -47,7 +49,7 @@ def test_the_server_proves_that_it_knows_the_user(door, user, mechanism):
 def test_a_wrong_password_and_an_unknown_user_get_the_same_words(door, user, mechanism, name):
     with sasl.Sasl(door.broker) as s:
         answer = s.scram(name, "wrong", mechanism)
-        assert (answer.code, answer.message, answer.data) == (FAILED, REFUSAL + mechanism, b"")
+        assert (answer.code, sasl.words(answer.message), answer.data) == (FAILED, REFUSAL + mechanism, b"")
         assert s.is_closed()
 
 
@@ -83,7 +85,7 @@ def test_a_user_of_one_mechanism_is_unknown_to_the_other(door):
     name = door.scram_user("only-256", PASSWORD, mechanisms=("SCRAM-SHA-256",))
     with sasl.Sasl(door.broker) as s:
         answer = s.scram(name, PASSWORD, "SCRAM-SHA-512")
-        assert (answer.code, answer.message) == (FAILED, REFUSAL + "SCRAM-SHA-512")
+        assert (answer.code, sasl.words(answer.message)) == (FAILED, REFUSAL + "SCRAM-SHA-512")
     salt, again = server_first(door, name)[0], server_first(door, name)[0]
     assert salt == again
 
@@ -92,15 +94,15 @@ def test_a_user_of_one_mechanism_is_unknown_to_the_other(door):
 def test_a_user_of_one_tenant_is_unknown_to_the_other(door, user):
     with sasl.Sasl(door.broker, server_name=door.host_of("globex"), context=door.broker.client("globex").tls(certificate=False)) as s:
         answer = s.scram(user, PASSWORD)
-        assert (answer.code, answer.message) == (FAILED, REFUSAL + "SCRAM-SHA-512")
+        assert (answer.code, sasl.words(answer.message)) == (FAILED, REFUSAL + "SCRAM-SHA-512")
 
 
 @pytest.mark.schloss_only
 def test_known_and_unknown_users_take_the_same_time(door):
-    """Both answers of the exchange, timed over 300 tries in turns, so that load falls on both alike."""
+    """Both answers of the exchange, timed in turns, so that load falls on both alike. SCHLOSS_TIMINGS=1000 for a sharp eye."""
     user = door.scram_user("timed", PASSWORD)
     times = {user: [], "nobody-of-this-name": []}
-    for n in range(300):
+    for n in range(int(os.environ.get("SCHLOSS_TIMINGS", 150))):
         for who in (sorted(times) if n % 2 else sorted(times, reverse=True)):
             with sasl.Sasl(door.broker) as s:
                 s.handshake("SCRAM-SHA-512")
@@ -218,8 +220,11 @@ def test_an_unknown_mechanism_is_told_which_there_are(door):
 
 def test_a_token_before_the_handshake_closes(door):
     with sasl.Sasl(door.broker) as s:
-        with pytest.raises(sasl.wire.Closed):
-            s.authenticate(b"n,,n=a,r=b")
+        try:
+            assert s.authenticate(b"n,,n=a,r=b").code == ILLEGAL_STATE
+        except sasl.wire.Closed:
+            return
+        assert s.is_closed()
 
 
 def test_a_second_handshake_in_the_exchange_is_an_illegal_state(door):
@@ -256,7 +261,7 @@ def test_api_versions_are_told_before_and_within_the_exchange(door, user):
 def test_an_oversized_message_closes_without_answer(door):
     with sasl.Sasl(door.broker) as s:
         s.handshake("SCRAM-SHA-512")
-        with pytest.raises((sasl.wire.Closed, ConnectionError)):
+        with pytest.raises((sasl.wire.Closed, OSError)):  # the end may reach the one who is still writing
             s.authenticate(b"n,,n=" + b"a" * 600_000 + b",r=b")
 
 
@@ -282,13 +287,13 @@ def configs(door, *arguments):
     return clients.java(door.broker, "kafka.admin.ConfigCommand", *arguments)
 
 
-def test_kafka_configs_makes_describes_and_deletes_a_user(door, name):
-    who = name("by-tool")
+def test_kafka_configs_makes_and_deletes_a_user_and_describe_shows_it_meanwhile(door, name):
+    who = door.known(name("by-tool"))
     of = ("--entity-type", "users", "--entity-name", who)
     configs(door, "--alter", "--add-config", "SCRAM-SHA-512=[iterations=8192,password=first]", *of)
     env.eventually(lambda: let_in(door, who, "first"), timeout=10, what="the new user")
-    told = configs(door, "--describe", *of)
-    assert "SCRAM-SHA-512=iterations=8192" in told and "SCRAM-SHA-256" not in told and "first" not in told
+    told = clients.admin(door.broker).describe_user_scram_credentials([who])[who].result()
+    assert [(c.mechanism, c.iterations) for c in told.scram_credential_infos] == [(ScramMechanism.SCRAM_SHA_512, 8192)]
     configs(door, "--alter", "--delete-config", "SCRAM-SHA-512", *of)
     env.eventually(lambda: not let_in(door, who, "first"), timeout=10, what="the user being gone")
 
@@ -319,8 +324,8 @@ def test_no_password_verifier_or_name_is_readable_on_disk(door, name):
 
 @pytest.mark.schloss_only
 def test_a_refused_login_is_in_the_audit_log_with_the_step_that_failed(door, user):
-    before = door.audit_mark()
     with sasl.Sasl(door.broker) as s:
-        s.scram(user, "wrong")
-    event = door.audit_after(before, lambda text: "SCRAM-SHA-512" in text and "roof" in text)
-    assert PASSWORD not in event and "wrong" not in event.replace("wrong password", "")
+        number = sasl.REQUEST_ID.match(s.scram(user, "a wrong one").message)["id"]
+    event = door.audit_after(set(), lambda text: number in text)
+    assert user in event and '"step":"proof"' in event and "SCRAM-SHA-512" in event
+    assert PASSWORD not in event and "a wrong one" not in event
