@@ -12,6 +12,8 @@ pub mod threat_model {}
 pub mod authentication {}
 #[doc = include_str!("../manual/operations.md")]
 pub mod operations {}
+#[doc = include_str!("../manual/clients.md")]
+pub mod clients {}
 #[doc = include_str!("../manual/errors.md")]
 pub mod errors {}
 #[doc = include_str!("../manual/dependencies.md")]
