@@ -12,7 +12,8 @@ use schloss_audit::{Class, Event, Verdict};
 use serde_json::json;
 
 use super::Source;
-use crate::broker::{Broker, request_name};
+use crate::broker::Broker;
+use crate::login::request_name;
 use crate::sts;
 use crate::sts::signed_request::HttpRequest;
 
