@@ -53,6 +53,14 @@ impl Keys {
         self
     }
 
+    /// Sets every key of `others`.
+    pub fn put_all(&mut self, others: &Self) -> &mut Self {
+        for (key, value) in &others.0 {
+            self.put(key, value.clone());
+        }
+        self
+    }
+
     /// The value of a key whose name is lower case already.
     #[must_use]
     pub fn value(&self, lower: &str) -> Option<&KeyValue> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use schloss_audit::{AuditConfig, AuditError, AuditLog, Class, Event, Verdict};
-use schloss_authz::{CertificateFacts, Keys, Organisation, RequestContext, ResourceRef, Session as Policies, can};
-use schloss_certs::{ClientIdentity, ReloadingTls, TlsFiles};
+use schloss_authz::Organisation;
+use schloss_certs::{ReloadingTls, TlsFiles};
 use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
 use schloss_crypto::random_array;
 use schloss_kms::Vault;
@@ -17,19 +17,21 @@ use schloss_metadata::{Metadata, MetadataError, SqliteMetadata};
 use schloss_storage::{Engine, EngineConfig, LocalStore, OpenError};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
-use tokio_rustls::rustls::ServerConnection;
 
-use crate::authorize::reason;
+use crate::abroad::Met;
+use crate::acls::Acls;
 use crate::catalog::{Catalog, CatalogLimits};
 use crate::cli::{Failure, Number};
-use crate::config::{Advertised, Config};
+use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::groups::Groups;
 use crate::key_states::{self, Waiting};
 use crate::keys::{self, KeyService, Recorder};
+use crate::login::{LoginRoom, request_name};
 use crate::net::BUDGET_UNIT_BYTES;
 use crate::producers::Producers;
-use crate::session::Session;
 use crate::starting;
+use crate::sts::StsLimits;
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Tenancy, Tenant, tenant_id};
 
@@ -44,8 +46,6 @@ const MANIFEST: &str = "manifest.db";
 const CLUSTER_ID: &str = "cluster-id";
 /// File of the data folder with the digest of the organisation in force.
 const IN_FORCE: &str = "organisation-in-force";
-/// The action every login is judged by.
-const CONNECT: &str = "kafka-cluster:Connect";
 
 /// Every room, joined.
 pub struct Broker {
@@ -57,6 +57,12 @@ pub struct Broker {
     pub tls: Arc<ReloadingTls>,
     /// Tenants and policies.
     pub tenancy: Tenancy,
+    /// Access keys, sessions, SCRAM verifiers, delegation tokens.
+    pub credentials: Arc<Credentials>,
+    /// How often the STS may be asked.
+    pub sts_limits: StsLimits,
+    /// Logins: limits, caches, compiled rules.
+    pub login: LoginRoom,
     /// The log engine.
     pub engine: Arc<Engine>,
     /// The audit log.
@@ -76,29 +82,25 @@ pub struct Broker {
     reload_failed: Mutex<Option<String>>,
 }
 
-/// The two sockets, bound before anything is opened or changed.
+/// The sockets, bound before anything is opened or changed.
 pub struct Listeners {
-    pub(crate) kafka: TcpListener,
+    pub(crate) kafka: Vec<TcpListener>,
     pub(crate) admin: TcpListener,
 }
 
 impl Listeners {
-    /// Binds both.
+    /// Binds all.
     ///
     /// # Errors
     /// [`Number::Listener`].
     pub async fn bind(config: &Config) -> Result<Self, Failure> {
-        let kafka = listen(config.listener, "listeners").await?;
+        let mut kafka = Vec::new();
+        for listener in &config.listeners {
+            kafka.push(listen(listener.address, "listeners").await?);
+        }
         let admin = listen(config.admin_listener, "admin.listener").await?;
         Ok(Self { kafka, admin })
     }
-}
-
-/// A login that was refused; the reason is in the audit log only.
-#[derive(Debug)]
-pub struct Refused {
-    /// Told in the process log, to find the event.
-    pub request_id: String,
 }
 
 impl Broker {
@@ -135,8 +137,19 @@ impl Broker {
         let tenancy = Tenancy::new(organisation, digest).map_err(|error| {
             Failure::new(Number::Organisation, error, "report this: the policy engine did not start")
         })?;
+        let credentials = Arc::new(Credentials::new(Arc::clone(&metadata), Arc::clone(&clock), engine.key_source()));
+        let login = LoginRoom::new(&config.login).map_err(|why| {
+            Failure::new(
+                Number::Certificate,
+                why,
+                "name a PEM file of authorities with `sasl.oauthbearer.jwks.ca.file`",
+            )
+        })?;
         let broker = Arc::new(Self {
             tenancy,
+            credentials,
+            sts_limits: StsLimits::default(),
+            login,
             config,
             clock,
             tls,
@@ -164,6 +177,7 @@ impl Broker {
         let watcher = tokio::spawn(watch_files(Arc::clone(self)));
         let ticker = tokio::spawn(tick_groups(Arc::clone(self)));
         let prover = tokio::spawn(key_states::prove_keys(Arc::clone(self)));
+        let keeper = tokio::spawn(Arc::clone(&self.credentials).tend());
         ready();
         let serving = tokio::spawn(crate::net::serve(kafka, Arc::clone(self), stop.clone()));
         let stopped = stop.wait_for(|stop| *stop).await.map(drop);
@@ -178,6 +192,7 @@ impl Broker {
         watcher.abort();
         ticker.abort();
         prover.abort();
+        keeper.abort();
         self.engine.close().await;
         if let Err(error) = self.audit.close().await {
             tracing::error!(%error, "the audit log could not be closed");
@@ -185,148 +200,15 @@ impl Broker {
         admin.abort();
     }
 
-    /// Names the principal of a fresh TLS connection and judges whether it may connect.
-    ///
-    /// # Errors
-    /// [`Refused`]; the reason is in the audit log and in no answer.
-    pub async fn login(&self, tls: &ServerConnection, source: SocketAddr) -> Result<Session, Refused> {
-        let id = request_name();
-        let (outcome, mut event) = match self.identify(tls, source, &id) {
-            Ok((session, why)) => {
-                let mut event = Event::new(Some(session.tenant.id), Class::Authentication, Verdict::Allowed, CONNECT);
-                event.principal = Some(session.principal.to_string());
-                event.resource = Some(session.tenant.cluster.arn_of(ResourceRef::CLUSTER));
-                event.details.push(("certificate_sha256", session.certificate.fingerprint_hex()));
-                event.reason = Some(why);
-                (Some(session), event)
-            }
-            Err((tenant, why)) => {
-                let mut event = Event::new(tenant, Class::Authentication, Verdict::Denied, CONNECT);
-                event.reason = Some(why);
-                (None, event)
-            }
-        };
-        event.request_id = Some(id.clone());
-        event.source = Some(source);
-        // Not recorded, not done: a log that cannot be written refuses everyone.
-        self.audit.record(event).await.map_err(|error| {
-            tracing::error!(request_id = %id, %error, "a login could not be recorded and is refused");
-            Refused { request_id: id.clone() }
-        })?;
-        outcome.ok_or(Refused { request_id: id })
-    }
-
-    fn identify(
-        &self,
-        tls: &ServerConnection,
-        source: SocketAddr,
-        id: &str,
-    ) -> Result<(Session, String), (Option<TenantId>, String)> {
-        let identity = self.tls.client_identity(tls).map_err(|error| (None, error.to_string()))?;
-        let organisation = self.tenancy.policies().organisation();
-        let entry = by_alias(&organisation, &identity.tenant)
-            .ok_or((None, "the certificate's CA belongs to no tenant".to_owned()))?;
-        let number = tenant_id(entry).ok_or((None, "the tenant's account id is malformed".to_owned()))?;
-        let fail = |reason: &dyn std::fmt::Display| (Some(number), reason.to_string());
-        let own_name = tls.server_name().filter(|name| organisation.tenant_by_host(name).is_some());
-        if own_name
-            .is_some_and(|name| organisation.tenant_by_host(name).is_none_or(|named| named.alias() != entry.alias()))
-        {
-            return Err(fail(&"the certificate is of another tenant than the host name dialled"));
-        }
-        let tenant = self.tenancy.tenant(number).ok_or_else(|| {
-            let why = self.waiting.want(number).unwrap_or_default();
-            fail(&format!("the tenant is not open: its keys cannot be had now: {why}"))
-        })?;
-        let principal = entry.identify(&facts(&identity)).map_err(|error| fail(&error))?;
-        let policies = self.tenancy.policies().bind(&principal).map_err(|error| fail(&error))?;
-        let advertised = match own_name {
-            Some(name) => Advertised { host: name.to_owned(), port: self.config.advertised.port },
-            None => self.config.advertised.clone(),
-        };
-        let session = Session {
-            id: id.to_owned(),
-            tenant,
-            principal: principal.arn().into(),
-            source,
-            advertised,
-            context: context(&identity, source, self.clock.now_ms()),
-            certificate: identity,
-            policies: Mutex::new(Arc::new(policies)),
-            fetch_session: Mutex::new(None),
-            ended: watch::Sender::new(false),
-        };
-        let why = self.judge_connect(&session).map_err(|why| fail(&why))?;
-        Ok((session, why))
-    }
-
-    fn judge_connect(&self, session: &Session) -> Result<String, String> {
-        let context = session.context.at(self.clock.now_ms());
-        match session.policies().authorize(can::Connect, ResourceRef::CLUSTER, &context) {
-            Ok(permit) => Ok(reason(permit.decision())),
-            Err(denied) => Err(reason(&denied.decision)),
-        }
-    }
-
-    /// Binds a session anew when the organisation changed since; ends it when its principal is gone.
-    pub fn rebind(&self, session: &Session) {
-        let open = self.tenancy.tenant(session.tenant.id);
-        if !open.is_some_and(|open| Arc::ptr_eq(&open, &session.tenant)) {
-            session.ended.send_replace(true);
-            return;
-        }
-        if session.policies().is_current() {
-            return;
-        }
-        match self.bound_anew(session) {
-            Some(policies) => {
-                *session.policies.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(policies);
-                if self.judge_connect(session).is_err() {
-                    session.ended.send_replace(true);
-                }
-            }
-            None => drop(session.ended.send_replace(true)),
-        }
-    }
-
-    fn bound_anew(&self, session: &Session) -> Option<Policies> {
-        let organisation = self.tenancy.policies().organisation();
-        let entry = by_alias(&organisation, &session.certificate.tenant)
-            .filter(|entry| tenant_id(entry) == Some(session.tenant.id))?;
-        let principal = entry
-            .identify(&facts(&session.certificate))
-            .ok()
-            .filter(|principal| *principal.arn() == *session.principal)?;
-        self.tenancy.policies().bind(&principal).ok()
-    }
-
     /// Has every connection look at its tenant again.
     pub fn end_sessions(&self) {
         self.organisation_changed.send_modify(|_| {});
     }
 
-    /// Waits until the credential of a connection is no longer good: its principal removed or remapped, its certificate
-    /// expired, revoked or its CA withdrawn.
-    pub async fn credential_ends(&self, session: &Session, mut still_good: impl FnMut() -> bool) {
-        let mut changed = self.organisation_changed.subscribe();
-        let left = session.certificate.not_after_ms.saturating_sub(self.clock.now_ms());
-        let expiry = tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0)));
-        tokio::pin!(expiry);
-        loop {
-            tokio::select! {
-                () = &mut expiry => return,
-                () = session.ended() => return,
-                changed = changed.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    self.rebind(session);
-                    if !still_good() {
-                        return;
-                    }
-                }
-            }
-        }
+    /// Tells of every change of the organisation or of certificates: connections look at their login again.
+    #[must_use]
+    pub fn organisation_changed(&self) -> watch::Receiver<u64> {
+        self.organisation_changed.subscribe()
     }
 
     /// A number for the next request.
@@ -458,6 +340,22 @@ impl Broker {
                 "restore the data folder from a backup, or see the manual, chapter operations",
             )
         };
+        let keys = self.engine.tenant_keys(id).await.map_err(|error| {
+            Failure::new(
+                Number::Kms,
+                format!("keys of tenant {id}: {error}"),
+                "check the tenant's KMS key and the key service, then start again; nothing was changed",
+            )
+        })?;
+        let acls = Acls::open(
+            id,
+            entry.account(),
+            Arc::clone(&self.metadata),
+            self.engine.key_source(),
+            self.tenancy.policies(),
+        )
+        .await;
+        self.credentials.open_tenant(id, keys).await.map_err(|error| stored(&error))?;
         let catalog_limits = CatalogLimits {
             topics_max: limits.topics_per_tenant_max,
             partitions_max: limits.partitions_per_tenant_max,
@@ -484,6 +382,8 @@ impl Broker {
             catalog: catalog.map_err(|error| stored(&error))?,
             groups: Arc::new(groups),
             producers,
+            acls: acls.map_err(|error| stored(&error))?,
+            met: Met::default(),
             request_memory: Arc::new(Semaphore::new(units)),
             vault: Arc::clone(&self.vault),
             active: AtomicBool::new(false),
@@ -520,6 +420,10 @@ impl Broker {
 
     /// Says beside the manifest which files are in force, for `schloss iam apply`. A digest, no names.
     fn tell_organisation(&self) {
+        match tenancy::digests_of_files(&self.config.organisation_dir) {
+            Ok(files) => self.tenancy.remember_files(files),
+            Err(error) => tracing::warn!(%error, "which files are in force could not be noted"),
+        }
         if let Err(error) = std::fs::write(self.config.data_dir.join(IN_FORCE), self.tenancy.version().0) {
             tracing::warn!(%error, "which organisation is in force could not be written down");
         }
@@ -583,28 +487,6 @@ async fn listen(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> 
             format!("free the port or choose another with `{key}` (quickstart: --port)"),
         )
     })
-}
-
-fn by_alias<'o>(organisation: &'o Organisation, alias: &str) -> Option<&'o schloss_authz::Tenant> {
-    organisation.tenants().find(|tenant| tenant.alias() == alias)
-}
-
-fn facts(identity: &ClientIdentity) -> CertificateFacts<'_> {
-    CertificateFacts {
-        subject: &identity.subject,
-        common_name: identity.common_name.as_deref(),
-        uris: &identity.uris,
-        dns: &identity.dns,
-        emails: &identity.emails,
-    }
-}
-
-/// What policies may ask about the connection (`aws:SourceIp`, `aws:SecureTransport`, and our own keys).
-fn context(identity: &ClientIdentity, source: SocketAddr, now_ms: i64) -> RequestContext {
-    let mut keys = Keys::new();
-    keys.set("schloss:Mechanism", "mTLS");
-    keys.set("schloss:CertificateFingerprint", identity.fingerprint_hex());
-    RequestContext::connection(keys, source.ip(), now_ms)
 }
 
 fn open_tls(config: &Config, organisation: &Organisation) -> Result<Arc<ReloadingTls>, Failure> {
@@ -723,9 +605,4 @@ async fn open_engine(
             "do not delete anything; restore the data folder from a backup, or ask for help with this message",
         ),
     })
-}
-
-/// A short unguessable name for a connection or an event of our own.
-pub fn request_name() -> String {
-    random_array::<8>().iter().map(|byte| format!("{byte:02x}")).collect()
 }

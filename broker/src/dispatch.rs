@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use kafka_protocol::messages::{ApiKey, RequestKind, ResponseKind};
+use kafka_protocol::messages::{ApiKey, RequestKind, ResponseKind, SaslAuthenticateRequest, SaslHandshakeRequest};
+use schloss_authn::sasl::Framing;
 use schloss_wire::request::{self, API_VERSIONS, ParseError, Request, RequestHeader};
 use schloss_wire::response;
 
@@ -26,6 +27,8 @@ pub enum Answer {
     Now(Pieces),
     /// Sent when it is ready; requests behind it are already being worked on.
     Later(BoxFuture<'static, Option<Pieces>>),
+    /// Sent, then the connection is closed.
+    Last(Pieces),
     /// The connection is closed.
     Close,
 }
@@ -58,16 +61,46 @@ pub async fn request(broker: &Arc<Broker>, session: &Arc<Session>, frame: Bytes)
             return Err(Malformed);
         }
     };
+    serve(broker, session, Request { header, body }).await
+}
+
+/// Handles one request that was parsed.
+///
+/// # Errors
+/// [`Malformed`].
+pub async fn serve(
+    broker: &Arc<Broker>,
+    session: &Arc<Session>,
+    Request { header, body }: Request,
+) -> Result<Dispatched, Malformed> {
     broker.rebind(session);
     let api = api_name(header.api_key);
+    let out_of_order = !is_sasl(&body) && session.exchange.lock().await.dialogue.is_under_way();
+    if out_of_order {
+        // KIP-368: during a re-authentication nothing but its own requests may come.
+        return Ok(Dispatched { answer: out_of_order_answer(&header, &body), api });
+    }
     tracing::trace!(connection = %session.id, api, version = header.api_version, correlation = header.correlation_id, "request");
     let call = Call::new(Arc::clone(broker), Arc::clone(session), header, api, broker.next_request());
     let answer = answer(Arc::new(call), body).await?;
     Ok(Dispatched { answer, api })
 }
 
+fn is_sasl(body: &RequestKind) -> bool {
+    matches!(body, RequestKind::SaslHandshake(_) | RequestKind::SaslAuthenticate(_) | RequestKind::ApiVersions(_))
+}
+
+/// ILLEGAL_SASL_STATE in the request's own form, or nothing; then the connection ends.
+#[must_use]
+pub fn out_of_order_answer(header: &RequestHeader, body: &RequestKind) -> Answer {
+    let answer = api::illegal_sasl_state::answer(body);
+    let encoded = answer
+        .and_then(|answer| response::encode(header.api_key, header.api_version, header.correlation_id, &answer).ok());
+    encoded.map_or(Answer::Close, |frame| Answer::Last(vec![frame]))
+}
+
 /// Kafka's name of an API, for metrics and the audit log: one of a fixed set.
-fn api_name(key: i16) -> &'static str {
+pub(crate) fn api_name(key: i16) -> &'static str {
     use std::collections::HashMap;
     use std::sync::LazyLock;
     static NAMES: LazyLock<HashMap<i16, &'static str>> = LazyLock::new(|| {
@@ -127,6 +160,9 @@ async fn answer(call: Arc<Call>, body: RequestKind) -> Result<Answer, Malformed>
         RequestKind::IncrementalAlterConfigs(request) => {
             now!(api::incremental_alter_configs::handle(&call, request).await)
         }
+        RequestKind::DescribeAcls(request) => now!(api::describe_acls::handle(&call, &request)),
+        RequestKind::CreateAcls(request) => now!(api::create_acls::handle(&call, request).await),
+        RequestKind::DeleteAcls(request) => now!(api::delete_acls::handle(&call, request).await),
         RequestKind::DescribeLogDirs(request) => now!(api::describe_log_dirs::handle(&call, &request)),
         RequestKind::FindCoordinator(request) => now!(api::find_coordinator::handle(&call, &request)),
         RequestKind::Heartbeat(request) => now!(api::heartbeat::handle(&call, request).await),
@@ -137,11 +173,65 @@ async fn answer(call: Arc<Call>, body: RequestKind) -> Result<Answer, Malformed>
         RequestKind::DescribeGroups(request) => now!(api::describe_groups::handle(&call, &request)),
         RequestKind::ListGroups(request) => now!(api::list_groups::handle(&call, &request)),
         RequestKind::DeleteGroups(request) => now!(api::delete_groups::handle(&call, request).await),
+        RequestKind::CreateDelegationToken(request) => {
+            now!(api::create_delegation_token::handle(&call, request).await)
+        }
+        RequestKind::RenewDelegationToken(request) => now!(api::renew_delegation_token::handle(&call, request).await),
+        RequestKind::ExpireDelegationToken(request) => now!(api::expire_delegation_token::handle(&call, request).await),
+        RequestKind::DescribeDelegationToken(request) => now!(api::describe_delegation_token::handle(&call, &request)),
+        RequestKind::DescribeUserScramCredentials(request) => {
+            now!(api::describe_user_scram_credentials::handle(&call, &request))
+        }
+        RequestKind::AlterUserScramCredentials(request) => {
+            now!(api::alter_user_scram_credentials::handle(&call, request).await)
+        }
+        RequestKind::SaslHandshake(request) => return Ok(handshake(&call, &request).await),
+        RequestKind::SaslAuthenticate(request) => return Ok(authenticate(&call, &request).await),
         RequestKind::GetTelemetrySubscriptions(request) => now!(api::get_telemetry_subscriptions::handle(&request)),
         RequestKind::PushTelemetry(request) => now!(api::push_telemetry::handle(&request)),
         _ => None,
     };
     Ok(pieces.map_or(Answer::Close, Answer::Now))
+}
+
+/// KIP-368: the first step of a re-authentication on a live connection.
+async fn handshake(call: &Call, request: &SaslHandshakeRequest) -> Answer {
+    let session = &call.session;
+    let enabled = &session.door.listener.mechanisms;
+    let mut exchange = session.exchange.lock().await;
+    let (answer, goes_on) =
+        api::sasl_handshake::handle(&mut exchange, &request.mechanism, call.header.api_version, enabled);
+    last_or_now(finish(call, answer.into()).await, goes_on)
+}
+
+/// KIP-368: the further steps.
+async fn authenticate(call: &Call, request: &SaslAuthenticateRequest) -> Answer {
+    use api::sasl_authenticate::{self as sasl, Outcome};
+    let session = &call.session;
+    let mut exchange = session.exchange.lock().await;
+    let message = &request.auth_bytes;
+    let outcome =
+        sasl::message(&call.broker, &session.door, &mut exchange, Framing::Requests, message, Some(session)).await;
+    let version = call.header.api_version;
+    let (answer, goes_on) = match outcome {
+        Outcome::Challenge(challenge) => (sasl::taken(challenge, 0, version), true),
+        Outcome::Renewed(answer) => {
+            let lifetime = session.identity().lifetime_ms(call.broker.clock.now_ms());
+            (sasl::taken(answer, lifetime, version), true)
+        }
+        Outcome::Refused(refused, mechanism) => (sasl::refused(&refused, mechanism), false),
+        // A live connection opens no second session.
+        Outcome::LoggedIn(..) => return Answer::Close,
+    };
+    last_or_now(finish(call, answer.into()).await, goes_on)
+}
+
+fn last_or_now(pieces: Option<Pieces>, goes_on: bool) -> Answer {
+    match pieces {
+        Some(pieces) if goes_on => Answer::Now(pieces),
+        Some(pieces) => Answer::Last(pieces),
+        None => Answer::Close,
+    }
 }
 
 /// Runs a handler to its first wait at once, so that effects keep the order of requests, and the rest when it is due.

@@ -1,5 +1,7 @@
 #![doc = include_str!("../manual/README.md")]
 
+pub mod abroad;
+pub mod acls;
 pub mod api;
 pub mod authorize;
 pub mod backup;
@@ -8,12 +10,14 @@ pub mod broker_config;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod dispatch;
 pub mod fetch_session;
 pub mod groups;
 pub mod http;
 pub mod key_states;
 pub mod keys;
+pub mod login;
 pub mod manual;
 pub mod net;
 mod operate_keys;
@@ -21,6 +25,7 @@ pub mod producers;
 mod quickstart_files;
 pub mod session;
 mod starting;
+pub mod sts;
 pub mod telemetry;
 pub mod tenancy;
 pub mod topic_config;

@@ -44,7 +44,7 @@ pub async fn open_audit(
                 tokio::select! {
                     () = tokio::time::sleep(TRY_EVERY) => {}
                     () = tell(&listeners.admin, tls, &reason) => {}
-                    () = turn_away(&listeners.kafka) => {}
+                    _ = futures::future::join_all(listeners.kafka.iter().map(turn_away)) => {}
                 }
             }
             other => return other,

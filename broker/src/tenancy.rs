@@ -19,6 +19,8 @@ use schloss_crypto::{Standing, digest};
 use schloss_kms::Vault;
 use tokio::sync::Semaphore;
 
+use crate::abroad::Met;
+use crate::acls::Acls;
 use crate::catalog::Catalog;
 use crate::groups::Groups;
 use crate::producers::Producers;
@@ -39,6 +41,10 @@ pub struct Tenant {
     pub groups: Arc<Groups>,
     /// Producer ids.
     pub producers: Producers,
+    /// Kafka ACLs.
+    pub acls: Acls,
+    /// Topics of other tenants that its clients met.
+    pub met: Met,
     /// Bytes of requests this tenant may have in memory, in units of 1 KiB.
     pub request_memory: Arc<Semaphore>,
     /// Knows whether the tenant's KMS key may be used.
@@ -107,6 +113,8 @@ fn list(findings: &[Finding]) -> String {
 pub struct Tenancy {
     policies: Policies,
     digest: Mutex<String>,
+    /// Digest of every file in force.
+    files: Mutex<BTreeMap<String, String>>,
     tenants: RwLock<HashMap<TenantId, Arc<Tenant>>>,
 }
 
@@ -116,7 +124,12 @@ impl Tenancy {
     /// # Errors
     /// [`FrameError`] when there can be no decisions.
     pub fn new(organisation: Organisation, digest: String) -> Result<Self, FrameError> {
-        Ok(Self { policies: Policies::new(organisation)?, digest: Mutex::new(digest), tenants: RwLock::default() })
+        Ok(Self {
+            policies: Policies::new(organisation)?,
+            digest: Mutex::new(digest),
+            files: Mutex::default(),
+            tenants: RwLock::default(),
+        })
     }
 
     /// The policies in force.
@@ -129,6 +142,17 @@ impl Tenancy {
     #[must_use]
     pub fn version(&self) -> (String, u64) {
         (self.digest.lock().unwrap_or_else(PoisonError::into_inner).clone(), self.policies.epoch())
+    }
+
+    /// Digests of the files in force, by path.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<String, String> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers the digests of the files that [`Tenancy::new`] or [`Tenancy::replace`] put in force.
+    pub fn remember_files(&self, files: BTreeMap<String, String>) {
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
     }
 
     /// Puts a new organisation in force.
@@ -182,7 +206,18 @@ pub fn load(folder: &Path) -> Result<(Organisation, String), LoadError> {
 /// # Errors
 /// [`LoadError::Wrong`], with every mistake at once.
 pub fn check(files: &BTreeMap<String, String>) -> Result<Organisation, LoadError> {
-    Organisation::load(files, &mut Library::default()).map_err(LoadError::Wrong)
+    let organisation = Organisation::load(files, &mut Library::default()).map_err(LoadError::Wrong)?;
+    crate::login::rules::check(&organisation, files).map_err(LoadError::Wrong)?;
+    Ok(organisation)
+}
+
+/// The digest of each file of a folder.
+///
+/// # Errors
+/// [`LoadError`] when it cannot be read.
+pub fn digests_of_files(folder: &Path) -> Result<BTreeMap<String, String>, LoadError> {
+    let hex = |text: &str| digest::sha256(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(read_files(folder)?.into_iter().map(|(path, text)| (path, hex(&text))).collect())
 }
 
 /// The digest a folder's content would have in force.

@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("metadata", &["core"]),
     ("coordinator", &["core"]),
     ("audit", &["core", "crypto"]),
+    ("authn", &["core", "authz", "crypto"]),
     ("storage", &["core", "wire", "crypto", "metadata"]),
 ];
 
@@ -25,6 +26,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("aws-config", &["kms"]),
     ("casbin", &["authz"]),
     ("rcgen", &["certs"]),
+    ("jsonwebtoken", &["authn"]),
     ("zstd", &["wire"]),
     ("lz4_flex", &["wire"]),
 ];
@@ -44,6 +46,7 @@ fn manifests() -> BTreeMap<String, String> {
         "certs",
         "broker",
         "broker/core",
+        "broker/authn",
         "broker/wire",
         "broker/storage",
         "broker/metadata",

@@ -17,6 +17,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::CertificateDer;
 
+use crate::client_ca::{ClientAuthorities, Optional};
 use crate::{TlsError, files};
 
 static VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
@@ -40,12 +41,29 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// For Kafka clients: a certificate of a tenant is required.
+/// Whether a Kafka listener asks its clients for certificates (Kafka's `ssl.client.auth`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// It does not.
+    None,
+    /// It does; who shows none must prove itself otherwise. One that is shown must be a tenant's.
+    Requested,
+    /// It does; without one there is no connection.
+    Required,
+}
+
+/// For Kafka clients.
 pub(crate) fn kafka(
     provider: &Arc<CryptoProvider>,
-    clients: Arc<dyn ClientCertVerifier>,
+    clients: &Arc<ClientAuthorities>,
+    wish: ClientCertificate,
     hosts: Arc<HostResolver>,
 ) -> Result<ServerConfig, TlsError> {
+    let clients: Arc<dyn ClientCertVerifier> = match wish {
+        ClientCertificate::None => WebPkiClientVerifier::no_client_auth(),
+        ClientCertificate::Requested => Arc::new(Optional(Arc::clone(clients))),
+        ClientCertificate::Required => Arc::<ClientAuthorities>::clone(clients),
+    };
     server(provider, clients, hosts)
 }
 

@@ -4,7 +4,7 @@
 //! Must not: be built in any other way; holding one is proof that the tenant's authority vouched.
 
 use rustls::ServerConnection;
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -31,6 +31,8 @@ pub struct ClientIdentity {
     pub fingerprint_sha256: [u8; 32],
     /// When the certificate ends, in milliseconds since 1970.
     pub not_after_ms: i64,
+    /// The chain as it was shown, to be judged again when authorities or revocation lists change.
+    chain: Vec<CertificateDer<'static>>,
 }
 
 impl ClientIdentity {
@@ -38,6 +40,12 @@ impl ClientIdentity {
     #[must_use]
     pub fn fingerprint_hex(&self) -> String {
         files::hex(&self.fingerprint_sha256)
+    }
+
+    /// Whether the same tenant still vouches for the chain.
+    pub(crate) fn is_vouched_by(&self, authorities: &ClientAuthorities, now: UnixTime) -> bool {
+        let Some((leaf, intermediates)) = self.chain.split_first() else { return false };
+        authorities.vouch(leaf, intermediates, now).is_ok_and(|tenant| *tenant == *self.tenant)
     }
 
     pub(crate) fn of(
@@ -57,6 +65,12 @@ impl ClientIdentity {
             dns: Vec::new(),
             emails: Vec::new(),
             fingerprint_sha256: files::sha256(leaf),
+            chain: connection
+                .peer_certificates()
+                .into_iter()
+                .flatten()
+                .map(|shown| shown.clone().into_owned())
+                .collect(),
             not_after_ms: parsed.validity().not_after.timestamp().checked_mul(1000).ok_or(IdentityError::Malformed)?,
         };
         // A name given twice over is malformed, never "the first one".

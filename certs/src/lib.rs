@@ -5,7 +5,8 @@
 //!
 //! Invariants
 //! - A client certificate belongs to exactly one tenant: the one whose authority vouches for it. None or two is a refusal.
-//! - TLS 1.3, and TLS 1.2 with ephemeral keys and AEAD only. Nothing switches that, or the client certificate, off.
+//! - TLS 1.3, and TLS 1.2 with ephemeral keys and AEAD only. Nothing switches that off.
+//! - A client certificate that is shown must be some tenant's, also where none is required.
 //! - No session is ever resumed: each connection proves its certificate anew, under the authorities of that moment.
 //! - Files that cannot be used never replace files that can.
 //!
@@ -32,7 +33,7 @@ mod reload;
 #[cfg(test)]
 mod testing;
 
-pub use config::{client_config, server_trust_config};
+pub use config::{ClientCertificate, client_config, server_trust_config};
 pub use error::{IdentityError, TlsError};
 pub use identity::ClientIdentity;
 pub use reload::{ReloadingTls, TlsFiles};

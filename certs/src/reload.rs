@@ -20,7 +20,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::client_ca::ClientAuthorities;
-use crate::config::{self, HostResolver, Hosts};
+use crate::config::{self, ClientCertificate, HostResolver, Hosts};
 use crate::{ClientIdentity, IdentityError, TlsError, distinguished_name, files};
 
 /// Where the PEM files are.
@@ -30,7 +30,8 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// The server's private key.
     pub key: PathBuf,
-    /// Folder of `<tenant alias>.pem`: that tenant's client CAs and, if wanted, their revocation lists.
+    /// Folder of `<tenant alias>.pem`: that tenant's client CAs and, if wanted, their revocation lists; these may also
+    /// stand in `<tenant alias>.crl` (PEM).
     pub client_ca_dir: PathBuf,
     /// The CA of operators' client certificates, for the admin listener; without one nobody is an operator.
     pub operator_ca: Option<PathBuf>,
@@ -48,7 +49,8 @@ pub struct ReloadingTls {
 
 #[derive(Debug)]
 struct Generation {
-    kafka: Arc<ServerConfig>,
+    kafka: [Arc<ServerConfig>; 3],
+    resolver: Arc<HostResolver>,
     admin: Arc<ServerConfig>,
     authorities: Arc<ClientAuthorities>,
     digest: [u8; 32],
@@ -67,10 +69,29 @@ impl ReloadingTls {
         Ok(Arc::new(Self { files, hosts: names, current: RwLock::new(Arc::new(first)), refused: Mutex::new(None) }))
     }
 
-    /// For the next Kafka connection: a client certificate is required.
+    /// For the next Kafka connection.
     #[must_use]
-    pub fn kafka_config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.current().kafka)
+    pub fn kafka_config(&self, wish: ClientCertificate) -> Arc<ServerConfig> {
+        let [none, requested, required] = &self.current().kafka;
+        Arc::clone(match wish {
+            ClientCertificate::None => none,
+            ClientCertificate::Requested => requested,
+            ClientCertificate::Required => required,
+        })
+    }
+
+    /// Whether the broker is known by this host name: its certificate's, a tenant's, or `localhost`.
+    #[must_use]
+    pub fn answers_to(&self, name: &str) -> bool {
+        self.current().resolver.answers_to(name)
+    }
+
+    /// Whether a certificate that was accepted once would be accepted now: not run out, not revoked, its CA still there
+    /// and still the same tenant's.
+    #[must_use]
+    pub fn is_still_good(&self, identity: &ClientIdentity) -> bool {
+        let current = self.current();
+        identity.is_vouched_by(&current.authorities, UnixTime::now())
     }
 
     /// For the next HTTPS connection of the admin listener: an operator's certificate is welcome, none is needed; HTTP/1.1.
@@ -94,8 +115,7 @@ impl ReloadingTls {
     /// When the peer showed none, or no single tenant vouches for it (any more).
     pub fn client_identity(&self, connection: &ServerConnection) -> Result<ClientIdentity, IdentityError> {
         let current = self.current();
-        let now = current.kafka.time_provider.current_time().ok_or(IdentityError::Malformed)?;
-        ClientIdentity::of(connection, &current.authorities, now)
+        ClientIdentity::of(connection, &current.authorities, UnixTime::now())
     }
 
     /// Reads the files again; `true` when they changed and are now in force. Blocks on the disk.
@@ -145,14 +165,19 @@ impl Generation {
         }
         let authorities = Arc::new(ClientAuthorities::new(&contents.authorities, &provider)?);
         let resolver = Arc::new(HostResolver { certified: Arc::new(certified), own, hosts: Arc::clone(hosts) });
-        let clients = Arc::<ClientAuthorities>::clone(&authorities);
+        let kafka = |wish| config::kafka(&provider, &authorities, wish, Arc::clone(&resolver)).map(Arc::new);
         let operators = match (&paths.operator_ca, &contents.operator_ca) {
             (Some(path), Some(pem)) => files::certificates(path, pem)?,
             _ => Vec::new(),
         };
         Ok(Self {
-            kafka: Arc::new(config::kafka(&provider, clients, Arc::clone(&resolver))?),
-            admin: Arc::new(config::admin(&provider, operators, resolver)?),
+            kafka: [
+                kafka(ClientCertificate::None)?,
+                kafka(ClientCertificate::Requested)?,
+                kafka(ClientCertificate::Required)?,
+            ],
+            admin: Arc::new(config::admin(&provider, operators, Arc::clone(&resolver))?),
+            resolver,
             authorities,
             digest,
         })
@@ -215,6 +240,14 @@ impl Contents {
             let mut bytes = files::read(&path)?;
             add(digest, path.as_os_str().as_encoded_bytes());
             add(digest, &bytes);
+            // `<alias>.crl` beside it, when there is one: revocation lists come by other ways than authorities.
+            let list = path.with_extension("crl");
+            if list.exists() {
+                let more = files::read(&list)?;
+                add(digest, &more);
+                bytes.push(b'\n');
+                bytes.extend_from_slice(&more);
+            }
             authorities.push((path, std::mem::take(&mut *bytes)));
         }
         let operator_ca = match &files.operator_ca {

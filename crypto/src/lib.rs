@@ -32,6 +32,7 @@ mod aead;
 mod context;
 pub mod digest;
 mod layout;
+mod scram;
 mod secrets;
 pub mod segment;
 pub mod signing;
@@ -45,7 +46,8 @@ pub mod wal;
 
 pub use aead::SealError;
 pub use context::{EncryptionContext, Purpose};
-pub use secrets::{DataKey, random_array, random_bytes};
+pub use scram::{ScramMechanism, ScramVerifier};
+pub use secrets::{DataKey, SecretText, random_array, random_bytes, wipe, wipe_text};
 pub use segment::{
     FrameFacts, FrameRef, ObjectExpectation, SealedSegment, SegmentHeader, SegmentOpener, SegmentWriter,
 };

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use ring::rand::{SecureRandom, SystemRandom};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// A 256-bit key. Wiped on drop; cannot be cloned, printed or serialised.
 ///
@@ -76,6 +76,53 @@ impl fmt::Debug for DataKey {
     }
 }
 
+/// A secret that is text: a secret access key, a password, a session token. Wiped on drop; cannot be cloned, printed or
+/// serialised by accident.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct SecretText(String);
+
+impl SecretText {
+    /// Takes the text over.
+    #[must_use]
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// A fresh secret access key: 40 characters of base64 over 30 random bytes, as AWS writes them.
+    #[must_use]
+    pub fn generate() -> Self {
+        const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut bytes: [u8; 40] = random_array();
+        // 64 divides 256: every character is equally likely.
+        let text =
+            bytes.iter().filter_map(|byte| ALPHABET.get(usize::from(byte % 64))).copied().map(char::from).collect();
+        bytes.zeroize();
+        Self(text)
+    }
+
+    /// The text. Never for a log, an error or an answer other than the one that shows it once.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(..)")
+    }
+}
+
+/// Overwrites bytes that held a secret.
+pub fn wipe(bytes: &mut [u8]) {
+    bytes.zeroize();
+}
+
+/// Overwrites and empties a text that held a secret.
+pub fn wipe_text(text: &mut String) {
+    text.zeroize();
+}
+
 /// Fills `buffer` from the operating system's randomness.
 ///
 /// Ends the process when there is none: going on with guessable keys would be worse than stopping,
@@ -101,6 +148,14 @@ mod tests {
     #[test]
     fn debug_of_a_key_does_not_show_it() {
         assert_eq!(format!("{:?}", DataKey::generate()), "DataKey(..)");
+        assert_eq!(format!("{:?}", SecretText::generate()), "SecretText(..)");
+    }
+
+    #[test]
+    fn generated_secrets_have_forty_characters_and_differ() {
+        let (one, two) = (SecretText::generate(), SecretText::generate());
+        assert_eq!(one.expose().len(), 40);
+        assert_ne!(one.expose(), two.expose());
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use casbin::{DefaultRoleManager, RoleManager};
 
+use super::authentication::{self, Authentication};
 use super::people::{CertificateRule, Shows};
 use super::tables::{Table, TomlFile};
-use super::{Identity, MANAGED, Organisation, POLICY_NODE, Tenant, TenantKms};
+use super::{Identity, MANAGED, Organisation, POLICY_NODE, SharedTopic, Tenant, TenantKms};
 use crate::arn::{AccountId, ClusterArn};
 use crate::finding::{Finding, Findings, Problem, Severity};
 use crate::json::Position;
@@ -79,9 +80,9 @@ impl<'a> Loading<'a> {
         for path in self.files.keys() {
             let parts: Vec<&str> = path.split('/').collect();
             let fits = match parts.as_slice() {
-                ["organisation.toml"] | ["tenants", _, "tenant.toml" | "certificates.toml"] => true,
+                ["organisation.toml"] | ["tenants", _, "tenant.toml" | "certificates.toml" | "mounts.toml"] => true,
                 ["guardrails" | "resource-controls", file] => file.ends_with(".json"),
-                ["tenants", _, "users" | "roles" | "groups", file] => file.ends_with(".toml"),
+                ["tenants", _, "users" | "roles" | "groups" | "issuers", file] => file.ends_with(".toml"),
                 ["tenants", _, "policies" | "trust" | "cluster-policies", file] => file.ends_with(".json"),
                 _ => !path.ends_with(".toml") && !path.ends_with(".json"),
             };
@@ -117,7 +118,25 @@ impl<'a> Loading<'a> {
                 policies.insert(name.into(), Attached { name: name.into(), document });
             }
         }
+        self.put_shadows(folder, &mut policies);
         policies
+    }
+
+    /// `<name>.shadow.json` is a version of `<name>.json` to be judged beside it; it is never attached by itself.
+    fn put_shadows(&mut self, folder: &str, policies: &mut BTreeMap<Box<str>, Attached>) {
+        let names: Vec<Box<str>> = policies.keys().filter(|name| name.ends_with(SHADOW)).cloned().collect();
+        for name in names {
+            let Some(shadow) = policies.remove(&name) else { continue };
+            let base = name.strip_suffix(SHADOW).unwrap_or(&name);
+            match policies.get_mut(base) {
+                Some(policy) => policy.document = Arc::new(policy.document.with_shadow(shadow.document)),
+                None => {
+                    let file = format!("{folder}{name}.json");
+                    let problem = Problem::Dangling { kind: "policy", name: base.into() };
+                    self.in_file(&file, |f| f.add(Position::START, problem));
+                }
+            }
+        }
     }
 
     #[allow(clippy::type_complexity)]
@@ -174,7 +193,7 @@ impl<'a> Loading<'a> {
                 policies.insert(policy.name.as_ref().into(), policy);
             }
         }
-        self.policies(&format!("{folder}trust/"), DocumentKind::Trust);
+        let trust = self.policies(&format!("{folder}trust/"), DocumentKind::Trust);
         let cluster_policies = self.policies(&format!("{folder}cluster-policies/"), DocumentKind::Resource);
         let about = self.toml(&file, |table| read_tenant(table, alias))?;
         let (account, cluster, hosts, kms, client_ca, fingerprints) = about?;
@@ -197,9 +216,16 @@ impl<'a> Loading<'a> {
             self.member(path, account, &format!("group:{name}"), &["policies"], &folder, &policies);
         }
         let group_names: Vec<&str> = groups.iter().map(|(name, _, _)| *name).collect();
-        let users = self.people(&folder, "user", account, &policies, &group_names);
-        let roles = self.people(&folder, "role", account, &policies, &group_names);
+        let users = self.people(&folder, "user", account, &policies, &group_names, &trust);
+        let roles = self.people(&folder, "role", account, &policies, &group_names, &trust);
         let certificates = self.certificates(&folder, &users, &roles);
+        let mounts = Arc::new(self.mounts(&folder, account));
+        let access = self.toml(&file, read_access).unwrap_or_default();
+        let issuers = self.folder(&format!("{folder}issuers/"), ".toml");
+        let issuers = issuers
+            .into_iter()
+            .filter_map(|(name, path, _)| self.toml(path, |table| authentication::read_issuer(table, name, &roles))?)
+            .collect();
         let hosts = hosts.into_iter().map(|(_, host)| host).collect();
         let cluster_policies = cluster_policies.into_values().collect();
         let alias = alias.into();
@@ -215,6 +241,10 @@ impl<'a> Loading<'a> {
             policies,
             cluster_policies,
             certificates,
+            mounts,
+            suspended: access.0,
+            authentication: access.1,
+            issuers,
         })
     }
 
@@ -225,11 +255,12 @@ impl<'a> Loading<'a> {
         account: AccountId,
         policies: &BTreeMap<Box<str>, Attached>,
         groups: &[&str],
+        trusts: &BTreeMap<Box<str>, Attached>,
     ) -> BTreeMap<Box<str>, Identity> {
         let known: &[&str] = if word == "user" {
             &["groups", "policies", "boundary", "tags"]
         } else {
-            &["policies", "boundary", "trust", "tags"]
+            &["policies", "boundary", "trust", "tags", "max_session_duration"]
         };
         let mut people = BTreeMap::new();
         for (name, path, _) in self.folder(&format!("{folder}{word}s/"), ".toml") {
@@ -253,11 +284,15 @@ impl<'a> Loading<'a> {
                         table.findings.add(at, Problem::Dangling { kind: "group", name: group.into() });
                     }
                 }
-                if let Some((at, trust)) = table.text("trust")
-                    && !files.contains_key(&format!("{folder}trust/{trust}.json"))
-                {
-                    table.findings.add(at, Problem::Dangling { kind: "trust policy", name: trust.into() });
-                }
+                let trust = table.text("trust").and_then(|(at, name)| {
+                    let found = trusts.get(name).cloned();
+                    if found.is_none() && !files.contains_key(&format!("{folder}trust/{name}.json")) {
+                        table.findings.add(at, Problem::Dangling { kind: "trust policy", name: name.into() });
+                    }
+                    found
+                });
+                let expected = "seconds from 3600 to 43200";
+                let session_max = table.whole_number("max_session_duration", SESSION_SECONDS, expected);
                 let boundary = table.text("boundary").and_then(|(at, name)| {
                     let found = policies.get(name).cloned();
                     if found.is_none() && !files.contains_key(&format!("{folder}policies/{name}.json")) {
@@ -266,7 +301,8 @@ impl<'a> Loading<'a> {
                     found
                 });
                 let tags = table.table("tags", false, |tags| Some(tags.pairs())).unwrap_or_default();
-                Identity { boundary, tags }
+                let session_seconds_max = session_max.unwrap_or(*SESSION_SECONDS.start());
+                Identity { boundary, tags, trust, session_seconds_max }
             });
             for link in links {
                 self.graph.add_link(&node, &link, Some(&domain));
@@ -311,6 +347,34 @@ impl<'a> Loading<'a> {
         }
     }
 
+    /// Topics of other tenants under names of this one's.
+    fn mounts(&mut self, folder: &str, account: AccountId) -> BTreeMap<Box<str>, SharedTopic> {
+        let mut mounts = BTreeMap::new();
+        self.toml(&format!("{folder}mounts.toml"), |root| {
+            root.only(&["mount"]);
+            root.tables("mount", |table| {
+                table.only(&["name", "topic"]);
+                let (Some((at, name)), Some((topic_at, topic))) = (table.required("name"), table.required("topic"))
+                else {
+                    return;
+                };
+                if !is_topic(name) {
+                    let expected = "topic name (letters, digits, `.`, `_`, `-`, at most 249)";
+                    table.findings.add(at, Problem::BadValue { value: name.into(), expected });
+                }
+                match SharedTopic::parse(topic).filter(|shared| shared.owner != account) {
+                    Some(shared) if !mounts.contains_key(name) => drop(mounts.insert(name.into(), shared)),
+                    Some(_) => table.findings.add(at, Problem::Repeated { name: name.into() }),
+                    None => {
+                        let expected = "ARN of another tenant's topic";
+                        table.findings.add(topic_at, Problem::BadValue { value: topic.into(), expected });
+                    }
+                }
+            });
+        });
+        mounts
+    }
+
     fn certificates(
         &mut self,
         folder: &str,
@@ -321,7 +385,7 @@ impl<'a> Loading<'a> {
         self.toml(&format!("{folder}certificates.toml"), |root| {
             root.only(&["certificate"]);
             root.tables("certificate", |table| {
-                table.only(&["common_name", "subject", "uri", "dns", "email", "user", "role"]);
+                table.only(&["common_name", "subject", "uri", "dns", "email", "user", "role", "kafka_user"]);
                 let mut exists = |kind: &'static str, people: &BTreeMap<Box<str>, Identity>| -> Option<Box<str>> {
                     let (at, name) = table.text(kind)?;
                     if !people.contains_key(name) {
@@ -330,13 +394,12 @@ impl<'a> Loading<'a> {
                     Some(name.into())
                 };
                 let (user, role) = (exists("user", users), exists("role", roles));
+                let kafka_user = table.text("kafka_user").map(|(_, name)| name.into());
                 let at = table.at();
-                match (&user, &role) {
-                    (Some(_), Some(_)) => table.findings.add(at, Problem::Both { first: "user", second: "role" }),
-                    (None, None) if !table.has("user") && !table.has("role") => {
-                        table.findings.add(at, Problem::Neither { first: "user", second: "role" });
-                    }
-                    _ => {}
+                match ["user", "role", "kafka_user"].iter().filter(|key| table.has(key)).count() {
+                    0 => table.findings.add(at, Problem::Neither { first: "user", second: "role, kafka_user" }),
+                    1 => {}
+                    _ => table.findings.add(at, Problem::Both { first: "user", second: "role, kafka_user" }),
                 }
                 let forms: [(&str, Form); 5] = [
                     ("common_name", Shows::CommonName),
@@ -360,7 +423,7 @@ impl<'a> Loading<'a> {
                         if rules.iter().any(|rule| rule.shows == shows) {
                             table.findings.add(at, Problem::Repeated { name: "certificate".into() });
                         }
-                        rules.push(CertificateRule { shows, user, role });
+                        rules.push(CertificateRule { shows, user, role, kafka_user });
                     }
                 }
             });
@@ -397,6 +460,8 @@ fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant
         "client_ca",
         "client_ca_sha256",
         "cluster",
+        "suspended",
+        "authentication",
     ]);
     if let Some((at, name)) = table.text("alias").filter(|(_, name)| *name != alias) {
         table.findings.add(at, Problem::BadValue { value: name.into(), expected: "alias equal to the folder's name" });
@@ -452,10 +517,21 @@ fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant
     Some((account, cluster, hosts, kms?, client_ca, fingerprints))
 }
 
+/// Whether the tenant is suspended, and how its connections may log in.
+fn read_access(table: &mut Table<'_, '_, '_>) -> (bool, Authentication) {
+    let authentication = table.table("authentication", false, |table| Some(authentication::read(table)));
+    (table.truth("suspended", false), authentication.unwrap_or_default())
+}
+
 type Form = fn(Box<str>) -> Shows;
 
 fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b))
+}
+
+fn is_topic(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    (1..=249).contains(&name.len()) && name.bytes().all(fits) && name != "." && name != ".."
 }
 
 fn is_host(host: &str) -> bool {
@@ -473,7 +549,11 @@ fn fingerprint(text: &str) -> Option<[u8; 32]> {
     bytes.try_into().ok().filter(|_| digits.len() == 64)
 }
 
+/// AWS's bounds of a role's `MaxSessionDuration`; the least is the default.
+const SESSION_SECONDS: std::ops::RangeInclusive<i64> = 3_600..=43_200;
 /// AWS's highest quota of managed policies on one principal.
 const ATTACHED_MAX: usize = 20;
+/// The end of a shadow version's name.
+const SHADOW: &str = ".shadow";
 /// User, group, policy: three steps. casbin wants a bound.
 const ROLE_DEPTH_MAX: usize = 10;

@@ -7,34 +7,42 @@
 //! guardrails/<name>.json                    service control policies
 //! resource-controls/<name>.json             resource control policies
 //! tenants/<alias>/tenant.toml               account, [cluster], hosts, kms_key and what belongs to it, client_ca
+//!                                           suspended, [authentication] (see `authentication`)
+//! tenants/<alias>/issuers/<name>.toml       identity providers whose tokens are taken
 //! tenants/<alias>/users/<name>.toml         groups, policies, boundary, [tags]
-//! tenants/<alias>/roles/<name>.toml         policies, boundary, trust, [tags]
+//! tenants/<alias>/roles/<name>.toml         policies, boundary, trust, max_session_duration, [tags]
 //! tenants/<alias>/groups/<name>.toml        policies
-//! tenants/<alias>/certificates.toml         [[certificate]] common_name|subject|uri|dns|email -> user|role
+//! tenants/<alias>/certificates.toml         [[certificate]] common_name|subject|uri|dns|email -> user|role|kafka_user
+//! tenants/<alias>/mounts.toml               [[mount]] name, topic: another tenant's topic under a name of one's own
 //! tenants/<alias>/policies/<name>.json      identity policies and boundaries
 //! tenants/<alias>/trust/<name>.json         trust policies
 //! tenants/<alias>/cluster-policies/<name>.json   resource policies of the cluster
 //! ```
+//! A policy `<name>.shadow.json` is judged beside `<name>.json` and never in force.
 //! `managed/<name>` names one of the policies that come with Schloss. Files of other endings are left alone.
 //!
 //! Invariants
 //! - A set with one error does not exist; nothing is half in force.
 //! - Accounts, aliases, host names and client CAs are unique over all tenants.
 
+mod authentication;
 mod load;
+mod lookup;
 mod managed;
 mod people;
 mod tables;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
 use casbin::{DefaultRoleManager, RoleManager};
 
+pub use authentication::{Authentication, Issuer, MECHANISMS};
 pub use managed::MANAGED;
 pub use people::{CertificateFacts, IdentifyError, Principal, PrincipalKind};
 
-use crate::arn::{AccountId, ClusterArn};
+use crate::arn::{AccountId, ClusterArn, ResourceName};
 use crate::context::Keys;
 use crate::engine::BindError;
 use crate::evaluate::Layers;
@@ -68,6 +76,33 @@ pub struct Tenant {
     policies: BTreeMap<Box<str>, Attached>,
     cluster_policies: Vec<Attached>,
     certificates: Vec<CertificateRule>,
+    mounts: Arc<BTreeMap<Box<str>, SharedTopic>>,
+    suspended: bool,
+    authentication: Authentication,
+    issuers: Vec<Issuer>,
+}
+
+/// A topic of another tenant, by its ARN. What may be done with it, both tenants' policies say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedTopic {
+    /// The tenant it belongs to.
+    pub owner: AccountId,
+    /// Its name there.
+    pub name: Box<str>,
+    /// The whole ARN, as written.
+    pub arn: Box<str>,
+}
+
+impl SharedTopic {
+    /// Reads `arn:P:kafka:REGION:ACCOUNT:topic/CLUSTER/UUID/NAME`.
+    #[must_use]
+    pub fn parse(arn: &str) -> Option<Self> {
+        let split = ResourceName::split(arn);
+        let mut parts = split.rest.splitn(4, '/');
+        let is_topic = split.is_arn && split.service == "kafka" && parts.next() == Some("topic");
+        let name = parts.nth(2).filter(|name| is_topic && !name.is_empty())?;
+        Some(Self { owner: split.account.parse().ok()?, name: name.into(), arn: arn.into() })
+    }
 }
 
 /// A tenant's KMS keys, as its file says.
@@ -90,6 +125,10 @@ pub struct TenantKms {
 pub(crate) struct Identity {
     pub boundary: Option<Attached>,
     pub tags: Vec<(Box<str>, Box<str>)>,
+    /// Who may assume the role; nobody may assume one without.
+    pub trust: Option<Attached>,
+    /// The longest session of the role, in seconds.
+    pub session_seconds_max: i64,
 }
 
 impl Tenant {
@@ -135,10 +174,34 @@ impl Tenant {
         self.client_ca.as_deref()
     }
 
+    /// Whether nobody of it may be connected now.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// How its connections may log in.
+    #[must_use]
+    pub fn authentication(&self) -> &Authentication {
+        &self.authentication
+    }
+
+    /// The identity providers whose tokens it takes.
+    #[must_use]
+    pub fn issuers(&self) -> &[Issuer] {
+        &self.issuers
+    }
+
     /// The policies attached to its cluster.
     #[must_use]
     pub fn cluster_policies(&self) -> &[Attached] {
         &self.cluster_policies
+    }
+
+    /// Topics of other tenants under names that look like its own.
+    #[must_use]
+    pub fn mounts(&self) -> &Arc<BTreeMap<Box<str>, SharedTopic>> {
+        &self.mounts
     }
 
     /// All its users and roles; roles with an empty session name.
@@ -158,6 +221,46 @@ impl Tenant {
         let (name, _) = self.users.get_key_value(name)?;
         let kind = PrincipalKind::User { name: name.clone() };
         Some(Principal { account: self.account, partition: self.cluster.partition.clone(), kind })
+    }
+
+    /// A session of a role of this name; an empty session name is the role itself.
+    #[must_use]
+    pub fn role(&self, name: &str, session: &str) -> Option<Principal> {
+        let (name, _) = self.roles.get_key_value(name)?;
+        let kind = PrincipalKind::Role { name: name.clone(), session: session.into() };
+        Some(Principal { account: self.account, partition: self.cluster.partition.clone(), kind })
+    }
+
+    /// The principal of this kind, while the tenant has it.
+    #[must_use]
+    pub fn principal(&self, kind: &PrincipalKind) -> Option<Principal> {
+        match kind {
+            PrincipalKind::User { name } => self.user(name),
+            PrincipalKind::Role { name, session } => self.role(name, session),
+            PrincipalKind::Kafka { name } => Some(self.kafka_user(name)),
+        }
+    }
+
+    /// A role's `MaxSessionDuration` in seconds.
+    #[must_use]
+    pub fn session_seconds_max(&self, role: &str) -> Option<i64> {
+        self.roles.get(role).map(|role| role.session_seconds_max)
+    }
+
+    /// Whether the tenant has a policy under this name; policies that come with Schloss are `managed/<name>`.
+    #[must_use]
+    pub fn has_policy(&self, name: &str) -> bool {
+        self.policies.contains_key(name)
+    }
+
+    /// A role's trust policy.
+    pub(crate) fn trust(&self, role: &str) -> Option<&Attached> {
+        self.roles.get(role)?.trust.as_ref()
+    }
+
+    /// A policy by the name it is attached by.
+    pub(crate) fn policy(&self, name: &str) -> Option<&Attached> {
+        self.policies.get(name)
     }
 
     /// Which principal a certificate, vouched for by this tenant's CA, belongs to. The first rule that fits decides.
@@ -212,9 +315,12 @@ impl Organisation {
     /// The policies and the keys of a principal. The role graph tells which documents bind to it in its tenant.
     pub(crate) fn binding(&self, principal: &Principal) -> Result<(Layers, Keys), BindError> {
         let tenant = self.tenant(principal.account).ok_or(BindError::UnknownTenant)?;
+        let nobodys = Identity::default();
         let identity = match &principal.kind {
             PrincipalKind::User { name } => tenant.users.get(name),
             PrincipalKind::Role { name, .. } => tenant.roles.get(name),
+            // Whether it exists is for its credentials to say; what it may do, for the ACLs.
+            PrincipalKind::Kafka { .. } => Some(&nobodys),
         };
         let identity = identity.ok_or(BindError::UnknownPrincipal)?;
         let names = self.policies_of(&principal.node(), &principal.account.to_string());
@@ -233,6 +339,11 @@ impl Organisation {
             keys.set(&format!("aws:PrincipalTag/{tag}"), value.clone());
         }
         Ok((layers, keys))
+    }
+
+    /// The organisation's resource control policies.
+    pub(crate) fn resource_controls(&self) -> &[Vec<Attached>] {
+        &self.resource_controls
     }
 
     /// Walks the role graph from a node; sorted, each once.

@@ -79,6 +79,32 @@ impl<'d, 'l> Table<'d, '_, 'l> {
         }
     }
 
+    /// A whole number within bounds, when there.
+    pub fn whole_number(
+        &mut self,
+        name: &str,
+        bounds: std::ops::RangeInclusive<i64>,
+        expected: &'static str,
+    ) -> Option<i64> {
+        let item = self.table.get(name)?;
+        let at = self.place(item);
+        let number = item.as_integer().filter(|number| bounds.contains(number));
+        if number.is_none() {
+            self.findings.add(at, Problem::WrongType { element: name.into(), expected });
+        }
+        number
+    }
+
+    /// A truth value, or what it is without the key.
+    pub fn truth(&mut self, name: &str, default: bool) -> bool {
+        let Some(item) = self.table.get(name) else { return default };
+        let at = self.place(item);
+        item.as_bool().unwrap_or_else(|| {
+            self.findings.add(at, Problem::WrongType { element: name.into(), expected: "true or false" });
+            default
+        })
+    }
+
     /// A string that must be there.
     pub fn required(&mut self, name: &'static str) -> Option<(Position, &'d str)> {
         if !self.has(name) {

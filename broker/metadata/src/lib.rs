@@ -13,7 +13,8 @@ mod sqlite;
 pub mod suite;
 
 pub use rows::{
-    FlushCommit, GarbageRow, KeyRow, PartRow, PartitionRow, SegmentRow, ShardGuard, ShardRow, StateRow, TopicRow,
+    FlushCommit, GarbageRow, KeyRow, PartRow, PartitionRow, SealedRow, SegmentRow, ShardGuard, ShardRow, StateRow,
+    TopicRow,
 };
 pub use sqlite::SqliteMetadata;
 
@@ -100,6 +101,11 @@ pub trait Metadata: Send + Sync {
     async fn scrub_deleted(&self) -> Result<(), MetadataError>;
     /// Writes a consistent copy of everything to a new file.
     async fn snapshot(&self, to: std::path::PathBuf) -> Result<(), MetadataError>;
+
+    /// A tenant's sealed values of one kind.
+    async fn sealed(&self, tenant: TenantId, kind: &str) -> Result<Vec<SealedRow>, MetadataError>;
+    /// Writes or removes sealed values, all or none.
+    async fn put_sealed(&self, rows: Vec<SealedRow>) -> Result<(), MetadataError>;
 
     /// Takes a shard: epoch + 1 (or `at_least`, if higher), a fresh writer. What was there before is returned with the new epoch.
     async fn acquire(&self, shard: ShardId, writer: [u8; 16], at_least: u64) -> Result<ShardRow, MetadataError>;

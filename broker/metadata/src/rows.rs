@@ -118,6 +118,19 @@ pub struct StateRow {
     pub sealed: Vec<u8>,
 }
 
+/// One sealed value of a tenant that is found by its key alone: a credential, for instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedRow {
+    /// Owner.
+    pub tenant: TenantId,
+    /// What it is; plain, the same for all tenants: `access-key`, `scram`, …
+    pub kind: String,
+    /// HMAC of its key under the tenant's index key.
+    pub key_index: [u8; 32],
+    /// Key and value, sealed under the tenant's metadata key. Empty to remove the row.
+    pub sealed: Vec<u8>,
+}
+
 /// What one flush changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlushCommit {

@@ -11,14 +11,14 @@ use schloss_core::{PartitionId, ShardId, TenantId, TopicId};
 use tokio::sync::oneshot;
 
 use crate::{
-    FlushCommit, GarbageRow, KeyRow, Metadata, MetadataError, PartRow, PartitionRow, SegmentRow, ShardGuard, ShardRow,
-    StateRow, TopicRow,
+    FlushCommit, GarbageRow, KeyRow, Metadata, MetadataError, PartRow, PartitionRow, SealedRow, SegmentRow, ShardGuard,
+    ShardRow, StateRow, TopicRow,
 };
 
 /// `application_id` of our files: "SCHL".
 const APPLICATION_ID: i64 = 0x5343_484c;
-/// `user_version`: the format.
-const FORMAT: i64 = 1;
+/// `user_version`: the format; the first plus its migrations.
+const FORMAT: i64 = 1 + MIGRATIONS.len() as i64;
 
 const SCHEMA: &str = "
 CREATE TABLE cluster (id BLOB NOT NULL);
@@ -48,6 +48,13 @@ CREATE TABLE state (
     shard INTEGER NOT NULL, tenant INTEGER NOT NULL, key_index BLOB NOT NULL, sealed BLOB NOT NULL,
     PRIMARY KEY (shard, tenant, key_index)) WITHOUT ROWID;
 ";
+
+/// What made format n + 2 of format n + 1. A new file takes them all, so there is one way to every format.
+const MIGRATIONS: [&str; 1] = ["
+CREATE TABLE sealed (
+    tenant INTEGER NOT NULL, kind TEXT NOT NULL, key_index BLOB NOT NULL, sealed BLOB NOT NULL,
+    PRIMARY KEY (tenant, kind, key_index)) WITHOUT ROWID;
+"];
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
@@ -146,11 +153,22 @@ fn prepare(connection: &mut Connection) -> Result<(), MetadataError> {
             sql.execute_batch(SCHEMA).map_err(translate)?;
             sql.execute("INSERT INTO cluster (id) VALUES (?1)", params![schloss_core::ClusterId::random().to_bytes()])
                 .map_err(translate)?;
-            sql.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};"))
+            sql.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;"))
                 .map_err(translate)
         })?;
     }
-    Ok(())
+    migrate(connection, format.max(1))
+}
+
+/// Brings an older file to [`FORMAT`], in one transaction.
+fn migrate(connection: &mut Connection, format: i64) -> Result<(), MetadataError> {
+    in_transaction(connection, |sql| {
+        let done = usize::try_from(format.saturating_sub(1)).unwrap_or(0);
+        for migration in MIGRATIONS.iter().skip(done) {
+            sql.execute_batch(migration).map_err(translate)?;
+        }
+        sql.execute_batch(&format!("PRAGMA user_version = {FORMAT};")).map_err(translate)
+    })
 }
 
 fn translate(error: rusqlite::Error) -> MetadataError {
@@ -379,6 +397,41 @@ impl Metadata for SqliteMetadata {
         .await
     }
 
+    async fn sealed(&self, tenant: TenantId, kind: &str) -> Result<Vec<SealedRow>, MetadataError> {
+        let kind = kind.to_owned();
+        self.run(move |sql| {
+            list(
+                sql,
+                "SELECT key_index, sealed FROM sealed WHERE tenant = ?1 AND kind = ?2",
+                &[&tenant_number(tenant), &kind],
+                |row| Ok(SealedRow { tenant, kind: kind.clone(), key_index: column(row, 0)?, sealed: column(row, 1)? }),
+            )
+        })
+        .await
+    }
+
+    async fn put_sealed(&self, rows: Vec<SealedRow>) -> Result<(), MetadataError> {
+        self.run(move |sql| {
+            for row in rows {
+                let tenant = tenant_number(row.tenant);
+                if row.sealed.is_empty() {
+                    sql.execute(
+                        "DELETE FROM sealed WHERE tenant = ?1 AND kind = ?2 AND key_index = ?3",
+                        params![tenant, row.kind, row.key_index],
+                    )
+                } else {
+                    sql.execute(
+                        "INSERT OR REPLACE INTO sealed (tenant, kind, key_index, sealed) VALUES (?1, ?2, ?3, ?4)",
+                        params![tenant, row.kind, row.key_index, row.sealed],
+                    )
+                }
+                .map_err(translate)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     async fn all_keys(&self, tenant: [u8; 16]) -> Result<Vec<KeyRow>, MetadataError> {
         self.run(move |sql| {
             list(
@@ -456,7 +509,7 @@ impl Metadata for SqliteMetadata {
                 params![number],
             )
             .map_err(translate)?;
-            for table in ["segments", "partitions", "state", "topics"] {
+            for table in ["segments", "partitions", "state", "topics", "sealed"] {
                 sql.execute(&format!("DELETE FROM {table} WHERE tenant = ?1"), params![number]).map_err(translate)?;
             }
             sql.execute("DELETE FROM keys WHERE tenant = ?1", params![tenant.to_bytes()]).map(drop).map_err(translate)
@@ -690,52 +743,4 @@ fn flush_state(sql: &Transaction<'_>, shard: ShardId, rows: &[StateRow]) -> Resu
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn sqlite_keeps_every_promise_of_the_suite() {
-        let folder = tempfile::tempdir().unwrap();
-        let number = std::sync::atomic::AtomicU32::new(0);
-        crate::suite::run(|| {
-            let n = number.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            Arc::new(SqliteMetadata::open(&folder.path().join(format!("{n}.db"))).unwrap())
-        })
-        .await
-        .unwrap();
-    }
-
-    #[test]
-    fn second_process_is_refused_while_the_first_lives() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("manifest.db");
-        let first = SqliteMetadata::open(&path).unwrap();
-        assert!(matches!(SqliteMetadata::open(&path), Err(MetadataError::Locked)));
-        drop(first);
-    }
-
-    #[test]
-    fn newer_format_is_refused_and_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("manifest.db");
-        drop(SqliteMetadata::open(&path).unwrap());
-        let raw = loop {
-            let raw = Connection::open(&path).unwrap();
-            if raw.execute_batch("PRAGMA user_version = 99").is_ok() {
-                break raw;
-            }
-        };
-        drop(raw);
-        assert!(matches!(SqliteMetadata::open(&path), Err(MetadataError::NewerFormat { found: 99, known: FORMAT })));
-    }
-
-    #[test]
-    fn database_of_something_else_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("manifest.db");
-        Connection::open(&path).unwrap().execute_batch("CREATE TABLE notes (text TEXT)").unwrap();
-        assert!(matches!(SqliteMetadata::open(&path), Err(MetadataError::Foreign)));
-    }
-}
+mod tests;

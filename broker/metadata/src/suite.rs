@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use schloss_core::{PartitionId, ShardId, TenantId, TopicId};
 
-use crate::{FlushCommit, Metadata, MetadataError, PartRow, PartitionRow, SegmentRow, ShardGuard, StateRow, TopicRow};
+use crate::{
+    FlushCommit, Metadata, MetadataError, PartRow, PartitionRow, SealedRow, SegmentRow, ShardGuard, StateRow, TopicRow,
+};
 
 const SHARD: ShardId = ShardId(0);
 
@@ -73,6 +75,24 @@ where
     segment_becomes_garbage_when_its_last_part_goes(&*fresh()).await?;
     flush_of_a_deleted_topic_leaves_no_part(&*fresh()).await?;
     flush_below_a_moved_log_start_leaves_no_part(&*fresh()).await?;
+    sealed_values_are_kept_apart_by_tenant_and_kind(&*fresh()).await?;
+    Ok(())
+}
+
+async fn sealed_values_are_kept_apart_by_tenant_and_kind(store: &dyn Metadata) -> Result<(), MetadataError> {
+    let row = |account, kind: &str, value: &[u8]| SealedRow {
+        tenant: tenant(account),
+        kind: kind.to_owned(),
+        key_index: [1; 32],
+        sealed: value.to_vec(),
+    };
+    store.put_sealed(vec![row(1, "a", b"x"), row(1, "b", b"y"), row(2, "a", b"z")]).await?;
+    store.put_sealed(vec![row(1, "a", b"new")]).await?;
+    assert_eq!(store.sealed(tenant(1), "a").await?, vec![row(1, "a", b"new")]);
+    assert_eq!(store.sealed(tenant(2), "a").await?, vec![row(2, "a", b"z")]);
+    store.put_sealed(vec![row(1, "a", b""), row(1, "a", b"")]).await?;
+    assert_eq!(store.sealed(tenant(1), "a").await?, vec![]);
+    assert_eq!(store.sealed(tenant(1), "b").await?, vec![row(1, "b", b"y")]);
     Ok(())
 }
 

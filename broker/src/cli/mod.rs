@@ -11,6 +11,9 @@ mod door;
 mod failure;
 mod folder;
 mod iam;
+mod iam_credentials;
+mod iam_people;
+mod iam_plan;
 mod keys;
 mod layout;
 mod quickstart;
@@ -62,7 +65,7 @@ enum Command {
         #[command(subcommand)]
         verb: broker::BrokerVerb,
     },
-    /// Check, apply and try policies.
+    /// Principals, credentials and policies.
     Iam {
         #[command(subcommand)]
         verb: iam::Iam,

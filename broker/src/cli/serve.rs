@@ -34,9 +34,15 @@ impl Serve {
             return Ok(ExitCode::SUCCESS);
         }
         run(config, |config| {
+            let told: Vec<String> = config
+                .listeners
+                .iter()
+                .map(|listener| format!("{}:{}", listener.advertised.host, listener.advertised.port))
+                .collect();
             println!(
-                "schloss is ready on {}:{}, health and metrics on https://{}",
-                config.advertised.host, config.advertised.port, config.admin_listener
+                "schloss is ready on {}, health and metrics on https://{}",
+                told.join(", "),
+                config.admin_listener
             );
         })
     }

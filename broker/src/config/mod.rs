@@ -6,12 +6,14 @@
 //!
 //! There is no key that turns TLS, authentication, authorisation, encryption or audit off.
 
+mod login;
 mod parse;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use login::{ClientAuth, JwksConfig, Listener, LoginConfig};
 pub use parse::{ConfigErrors, Mistake};
 
 use crate::topic_config::TopicDefaults;
@@ -21,10 +23,10 @@ use crate::topic_config::TopicDefaults;
 pub struct Config {
     /// `node.id`: this broker's number in Metadata.
     pub node_id: i32,
-    /// `listeners`: where Kafka clients connect; TLS always.
-    pub listener: SocketAddr,
-    /// `advertised.listeners`: host and port told to clients.
-    pub advertised: Advertised,
+    /// `listeners` with `advertised.listeners`: where Kafka clients connect; TLS always. At least one.
+    pub listeners: Vec<Listener>,
+    /// How logins are judged and limited.
+    pub login: LoginConfig,
     /// `admin.listener`: HTTPS for health and metrics.
     pub admin_listener: SocketAddr,
     /// `data.dir`: WAL, segments, manifest, audit log.
@@ -51,6 +53,8 @@ pub struct Config {
     pub limits: Limits,
     /// Groups.
     pub groups: GroupLimits,
+    /// `delegation.token.*`.
+    pub delegation_tokens: DelegationTokenLimits,
     /// `storage.*`: the log engine.
     pub storage: StorageConfig,
 }
@@ -185,6 +189,15 @@ pub struct GroupLimits {
     pub offset_metadata_bytes_max: usize,
     /// `offsets.retention.minutes`, in milliseconds.
     pub offsets_retention_ms: i64,
+}
+
+/// How long delegation tokens live; Kafka's names and defaults.
+#[derive(Clone, Copy, Debug)]
+pub struct DelegationTokenLimits {
+    /// `delegation.token.max.lifetime.ms`: no token lives longer, however often it is renewed.
+    pub max_lifetime_ms: i64,
+    /// `delegation.token.expiry.time.ms`: a token that is not renewed ends after this.
+    pub expiry_ms: i64,
 }
 
 /// The log engine's own settings.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use toml_edit::{Document, Item, Value};
 
 use super::{
-    Advertised, AwsCredentialSource, Config, GroupLimits, KeyringSecret, KmsConfig, KmsProvider, Limits, StorageConfig,
+    AwsCredentialSource, Config, DelegationTokenLimits, GroupLimits, KeyringSecret, KmsConfig, KmsProvider, Limits,
+    StorageConfig, login,
 };
 use crate::topic_config::{self, TopicDefaults};
 
@@ -50,21 +51,21 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 /// Every key of the file, flattened to dotted names, with its line.
-struct Keys {
+pub(super) struct Keys {
     values: BTreeMap<String, (Value, usize)>,
     mistakes: Vec<Mistake>,
 }
 
 impl Keys {
-    fn take(&mut self, name: &str) -> Option<(Value, usize)> {
+    pub(super) fn take(&mut self, name: &str) -> Option<(Value, usize)> {
         self.values.remove(name)
     }
 
-    fn mistake(&mut self, line: usize, what: impl Into<String>) {
+    pub(super) fn mistake(&mut self, line: usize, what: impl Into<String>) {
         self.mistakes.push(Mistake { line, what: what.into() });
     }
 
-    fn text(&mut self, name: &str) -> Option<(String, usize)> {
+    pub(super) fn text(&mut self, name: &str) -> Option<(String, usize)> {
         let (value, line) = self.take(name)?;
         match value {
             Value::String(text) if !text.value().is_empty() => Some((text.into_value(), line)),
@@ -83,7 +84,7 @@ impl Keys {
         self.text(name)
     }
 
-    fn number(&mut self, name: &str, default: i64, least: i64, most: i64) -> i64 {
+    pub(super) fn number(&mut self, name: &str, default: i64, least: i64, most: i64) -> i64 {
         let Some((value, line)) = self.take(name) else { return default };
         match value.as_integer() {
             Some(number) if (least..=most).contains(&number) => number,
@@ -97,19 +98,19 @@ impl Keys {
         }
     }
 
-    fn size(&mut self, name: &str, default: usize, least: usize, most: usize) -> usize {
+    pub(super) fn size(&mut self, name: &str, default: usize, least: usize, most: usize) -> usize {
         let as_i64 = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         usize::try_from(self.number(name, as_i64(default), as_i64(least), as_i64(most))).unwrap_or(default)
     }
 
-    fn millis(&mut self, name: &str, default: u64, least: u64) -> Duration {
+    pub(super) fn millis(&mut self, name: &str, default: u64, least: u64) -> Duration {
         let as_i64 = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         Duration::from_millis(
             u64::try_from(self.number(name, as_i64(default), as_i64(least), 86_400_000)).unwrap_or(default),
         )
     }
 
-    fn boolean(&mut self, name: &str, default: bool) -> bool {
+    pub(super) fn boolean(&mut self, name: &str, default: bool) -> bool {
         let Some((value, line)) = self.take(name) else { return default };
         value.as_bool().unwrap_or_else(|| {
             self.mistake(line, format!("`{name}` must be true or false (default {default})"));
@@ -141,14 +142,13 @@ pub(super) fn config(file: &str, text: &str, base: &Path) -> Result<Config, Conf
     let document = well_formed(text, &mut keys);
     flatten(document.as_table(), "", text, &mut keys);
 
-    let listener = keys.address("listeners", "127.0.0.1:9094");
-    let advertised = advertised(&mut keys, listener);
+    let listeners = login::listeners(&mut keys);
     let data_dir = keys.path("data.dir", "/var/lib/schloss", base);
     let topic_keys_dir = topic_keys_dir(&mut keys, base, &data_dir);
     let config = Config {
         node_id: i32::try_from(keys.number("node.id", 1, 0, i64::from(i32::MAX))).unwrap_or(1),
-        listener,
-        advertised,
+        listeners,
+        login: login::login(&mut keys, base),
         admin_listener: keys.address("admin.listener", "127.0.0.1:9095"),
         data_dir,
         topic_keys_dir,
@@ -162,6 +162,7 @@ pub(super) fn config(file: &str, text: &str, base: &Path) -> Result<Config, Conf
         topic_defaults: topic_defaults(&mut keys),
         limits: limits(&mut keys),
         groups: groups(&mut keys),
+        delegation_tokens: delegation_tokens(&mut keys),
         storage: storage(&mut keys),
     };
     let unknown: Vec<_> = keys.values.iter().map(|(name, (_, line))| (name.clone(), *line)).collect();
@@ -194,21 +195,6 @@ fn well_formed(text: &str, keys: &mut Keys) -> Document<String> {
                 *wrong = "";
                 keys.mistake(line, format!("`{key}`: {}", error.message()));
             }
-        }
-    }
-}
-
-fn advertised(keys: &mut Keys, listener: SocketAddr) -> Advertised {
-    let default = Advertised { host: "localhost".to_owned(), port: listener.port() };
-    let Some((text, line)) = keys.text("advertised.listeners") else { return default };
-    let bare = text.rsplit_once("://").map_or(text.as_str(), |(_, rest)| rest);
-    match bare.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
-        Some((host, Ok(port))) if !host.is_empty() => {
-            Advertised { host: host.trim_matches(['[', ']']).to_owned(), port }
-        }
-        _ => {
-            keys.mistake(line, "`advertised.listeners` must be `host:port`, as clients reach this broker");
-            default
         }
     }
 }
@@ -367,6 +353,14 @@ fn groups(keys: &mut Keys) -> GroupLimits {
     }
 }
 
+fn delegation_tokens(keys: &mut Keys) -> DelegationTokenLimits {
+    const DAY_MS: i64 = 86_400_000;
+    DelegationTokenLimits {
+        max_lifetime_ms: keys.number("delegation.token.max.lifetime.ms", 7 * DAY_MS, 1_000, 3_650 * DAY_MS),
+        expiry_ms: keys.number("delegation.token.expiry.time.ms", DAY_MS, 1_000, 3_650 * DAY_MS),
+    }
+}
+
 fn storage(keys: &mut Keys) -> StorageConfig {
     const MIB: usize = 1024 * 1024;
     StorageConfig {
@@ -409,8 +403,9 @@ fn suggestion(name: &str) -> String {
         "security.inter.broker.protocol"
         | "listener.security.protocol.map"
         | "allow.everyone.if.no.acl.found"
-        | "authorizer.class.name"
-        | "ssl.client.auth" => "; TLS, authentication and authorisation are always on, take the line out".to_owned(),
+        | "authorizer.class.name" => {
+            "; TLS, authentication and authorisation are always on, take the line out".to_owned()
+        }
         "default.replication.factor" | "offsets.topic.replication.factor" | "min.insync.replicas" => {
             "; there is no replication to configure, the store is durable before every acknowledgement".to_owned()
         }
@@ -444,7 +439,7 @@ kms.local.key.file = "keyring.key"
         assert_eq!(config.data_dir, Path::new("/base/data"));
         assert_eq!(config.topic_defaults.get("retention.ms"), "604800000");
         assert_eq!(config.limits.request_bytes_max, 104_857_600);
-        assert_eq!(config.advertised.port, 9094);
+        assert_eq!(config.listeners[0].advertised.port, 9094);
     }
 
     #[test]

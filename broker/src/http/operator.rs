@@ -23,7 +23,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::verbs;
-use crate::broker::{Broker, request_name};
+use crate::broker::Broker;
+use crate::login::request_name;
 use crate::tenancy::tenant_id;
 
 /// A command's body; the largest carry a policy document.

@@ -37,7 +37,7 @@ static VERBS: [Verb; 9] = [
 
 /// The command of this name.
 pub(super) fn find(noun: &str, verb: &str) -> Option<&'static Verb> {
-    VERBS.iter().find(|known| known.noun == noun && known.verb == verb)
+    VERBS.iter().chain(&super::iam_verbs::VERBS).find(|known| known.noun == noun && known.verb == verb)
 }
 
 async fn broker_show(call: &OperatorCall) -> Outcome {

@@ -3,7 +3,8 @@
 //! In: a TCP stream. Out: whole frames to [`dispatch`], answers in the order of their requests.
 //!
 //! Invariants
-//! - No byte is read as Kafka before TLS is up and the client certificate named a principal.
+//! - No byte is read as Kafka before TLS is up. Until the peer has logged in ([`before`](super::before)) it is answered
+//!   about versions and SASL only, one request at a time, in frames of at most 64 KiB.
 //! - A frame's claimed length reserves memory only as its bytes arrive, and counts against the tenant's budget.
 //! - At most `connection.inflight.max` requests are under way; beyond that the socket is not read.
 //! - Every wait has a deadline: handshake, first frame, the rest of a begun frame, idleness, the peer reading answers.
@@ -14,14 +15,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use schloss_certs::ClientCertificate;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::before::{self, Begun};
 use super::listener::Slot;
 use crate::broker::Broker;
+use crate::config::{ClientAuth, Listener};
 use crate::dispatch::{self, Answer, Pieces};
 use crate::session::Session;
 use crate::telemetry::{ApiLabel, TenantApi, TenantLabel};
@@ -39,7 +43,7 @@ pub const BUDGET_UNIT_BYTES: usize = 1024;
 
 /// Why a connection ended. The words are metric labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     ClientClosed,
     Drained,
     HandshakeTimeout,
@@ -86,19 +90,20 @@ struct Outgoing {
     _budget: OwnedSemaphorePermit,
 }
 
-type Tls = TlsStream<BufReader<TcpStream>>;
+pub(super) type Tls = TlsStream<BufReader<TcpStream>>;
 
 /// Runs one connection to its end.
 pub(super) async fn serve(
     broker: Arc<Broker>,
     tcp: TcpStream,
     peer: SocketAddr,
+    listener: Arc<Listener>,
     slot: Slot,
     stop: watch::Receiver<bool>,
 ) {
     let _slot = slot;
     broker.metrics.connections.inc();
-    let end = match run(&broker, tcp, peer, stop).await {
+    let end = match run(&broker, tcp, peer, &listener, stop).await {
         Ok(end) | Err(end) => end,
     };
     broker.metrics.connections.dec();
@@ -112,30 +117,35 @@ async fn run(
     broker: &Arc<Broker>,
     tcp: TcpStream,
     peer: SocketAddr,
+    listener: &Listener,
     mut stop: watch::Receiver<bool>,
 ) -> Result<End, End> {
     let limits = &broker.config.limits;
     tcp.set_nodelay(true).map_err(|_| End::Broken)?;
-    let acceptor = TlsAcceptor::from(broker.tls.kafka_config());
+    let acceptor = TlsAcceptor::from(broker.tls.kafka_config(match listener.client_auth {
+        ClientAuth::None => ClientCertificate::None,
+        ClientAuth::Requested => ClientCertificate::Requested,
+        ClientAuth::Required => ClientCertificate::Required,
+    }));
     let tcp = BufReader::with_capacity(SOCKET_READ_BYTES, tcp);
     let handshake = tokio::time::timeout(limits.handshake, acceptor.accept(tcp));
     let tls = handshake.await.map_err(|_| End::HandshakeTimeout)?.map_err(|_| End::HandshakeFailed)?;
-    let session = match broker.login(tls.get_ref().1, peer).await {
-        Ok(session) => Arc::new(session),
-        Err(refused) => {
-            tracing::info!(%peer, request_id = %refused.request_id, "login refused");
-            return Err(End::NotIdentified);
-        }
+    let door = broker.door(tls.get_ref().1, peer, listener).await.map_err(|_recorded| End::NotIdentified)?;
+    let door = Arc::new(door);
+    let (reader, mut writer) = tokio::io::split(tls);
+    let mut incoming = Incoming { reader, buffer: BytesMut::new(), first: true };
+    let (session, begun) = tokio::select! {
+        entered = before::enter(broker, &door, &mut incoming, &mut writer) => entered?,
+        _ = stop.wait_for(|stop| *stop) => return Ok(End::Drained),
     };
-    let (reader, writer) = tokio::io::split(tls);
+    let session = Arc::new(session);
     let (outgoing, queue) = mpsc::channel(limits.inflight_max);
     let writer = tokio::spawn(write_answers(Arc::clone(broker), Arc::clone(&session), writer, queue));
-    let mut incoming = Incoming { reader, buffer: BytesMut::new(), first: true };
     let mut abort = AbortOnDrop(Some(writer));
     let end = tokio::select! {
-        end = read_frames(broker, &session, &mut incoming, &outgoing) => end,
+        end = read_frames(broker, &session, &mut incoming, &outgoing, begun) => end,
         _ = stop.wait_for(|stop| *stop) => End::Drained,
-        () = broker.credential_ends(&session, || true) => End::CredentialGone,
+        () = broker.login_ends(&session) => End::CredentialGone,
         end = abort.finished() => end,
     };
     drop(outgoing);
@@ -170,15 +180,15 @@ impl Drop for AbortOnDrop {
     }
 }
 
-struct Incoming {
+pub(super) struct Incoming {
     reader: ReadHalf<Tls>,
     buffer: BytesMut,
-    first: bool,
+    pub(super) first: bool,
 }
 
 impl Incoming {
     /// The next frame's length, once its four bytes are there.
-    async fn length(&mut self, idle: Duration, max: usize) -> Result<usize, End> {
+    pub(super) async fn length(&mut self, idle: Duration, max: usize) -> Result<usize, End> {
         let fill = self.fill(4);
         tokio::time::timeout(idle, fill).await.map_err(|_| End::Idle)??;
         let prefix = self.buffer.split_to(4);
@@ -187,7 +197,7 @@ impl Incoming {
     }
 
     /// The frame's body.
-    async fn body(&mut self, length: usize, grace: Duration) -> Result<Bytes, End> {
+    pub(super) async fn body(&mut self, length: usize, grace: Duration) -> Result<Bytes, End> {
         let rate = u64::try_from(length).unwrap_or(u64::MAX) / FRAME_BYTES_PER_SECOND_MIN;
         let deadline = grace.saturating_add(Duration::from_secs(rate));
         tokio::time::timeout(deadline, self.fill(length)).await.map_err(|_| End::FrameTooSlow)??;
@@ -218,13 +228,52 @@ async fn read_frames(
     session: &Arc<Session>,
     incoming: &mut Incoming,
     outgoing: &mpsc::Sender<Outgoing>,
+    begun: Option<Begun>,
 ) -> End {
+    if let Some(begun) = begun
+        && let Err(end) = serve_begun(broker, session, incoming, outgoing, begun).await
+    {
+        return end;
+    }
     loop {
         match read_frame(broker, session, incoming, outgoing).await {
             Ok(()) => {}
             Err(end) => return end,
         }
     }
+}
+
+/// The request that a login by certificate was for.
+async fn serve_begun(
+    broker: &Arc<Broker>,
+    session: &Arc<Session>,
+    incoming: &mut Incoming,
+    outgoing: &mpsc::Sender<Outgoing>,
+    begun: Begun,
+) -> Result<(), End> {
+    let place = outgoing.reserve().await.map_err(|_| End::PeerNotReading)?;
+    let (length, budget, dispatched) = match begun {
+        Begun::Request(request, length) => {
+            let budget = budget(session, length).await?;
+            (length, budget, dispatch::serve(broker, session, *request).await)
+        }
+        Begun::Frame(length) => {
+            let budget = budget(session, length).await?;
+            let frame = incoming.body(length, broker.config.limits.handshake).await?;
+            (length, budget, dispatch::request(broker, session, frame).await)
+        }
+    };
+    let received = Instant::now();
+    broker.metrics.received_bytes.get_or_create(&TenantLabel::of(session.tenant.id)).inc_by(length as u64);
+    let dispatched = dispatched.map_err(|_| End::Malformed)?;
+    place.send(Outgoing { answer: dispatched.answer, api: dispatched.api, received, _budget: budget });
+    Ok(())
+}
+
+/// A frame's share of what its tenant may have in memory.
+async fn budget(session: &Session, length: usize) -> Result<OwnedSemaphorePermit, End> {
+    let units = u32::try_from(length.div_ceil(BUDGET_UNIT_BYTES)).unwrap_or(u32::MAX);
+    Arc::clone(&session.tenant.request_memory).acquire_many_owned(units).await.map_err(|_| End::Broken)
 }
 
 async fn read_frame(
@@ -239,9 +288,7 @@ async fn read_frame(
     let patience = if incoming.first { limits.handshake } else { limits.idle };
     let length = incoming.length(patience, limits.request_bytes_max).await?;
     incoming.first = false;
-    let units = u32::try_from(length.div_ceil(BUDGET_UNIT_BYTES)).unwrap_or(u32::MAX);
-    let budget = Arc::clone(&session.tenant.request_memory);
-    let budget = budget.acquire_many_owned(units).await.map_err(|_| End::Broken)?;
+    let budget = budget(session, length).await?;
     let frame = incoming.body(length, limits.handshake).await?;
     let received = Instant::now();
     broker.metrics.received_bytes.get_or_create(&TenantLabel::of(session.tenant.id)).inc_by(length as u64);
@@ -258,9 +305,10 @@ async fn write_answers(
 ) -> End {
     let tenant = TenantLabel::of(session.tenant.id);
     while let Some(outgoing) = queue.recv().await {
+        let is_last = matches!(outgoing.answer, Answer::Last(_));
         let pieces = match outgoing.answer {
             Answer::Silent => None,
-            Answer::Now(pieces) => Some(pieces),
+            Answer::Now(pieces) | Answer::Last(pieces) => Some(pieces),
             Answer::Later(pending) => pending.await,
             Answer::Close => return End::Malformed,
         };
@@ -278,6 +326,10 @@ async fn write_answers(
         if let Err(end) = write_pieces(&mut writer, pieces, broker.config.limits.write).await {
             return end;
         }
+        if is_last {
+            drop(tokio::time::timeout(broker.config.limits.write, writer.shutdown()).await);
+            return End::NotIdentified;
+        }
     }
     // All requests answered: say goodbye in TLS, so that the client can tell the end from a cut.
     let goodbye = tokio::time::timeout(broker.config.limits.write, writer.shutdown()).await;
@@ -285,7 +337,11 @@ async fn write_answers(
     End::ClientClosed
 }
 
-async fn write_pieces<W: AsyncWrite + Unpin>(writer: &mut W, pieces: Pieces, patience: Duration) -> Result<(), End> {
+pub(super) async fn write_pieces<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    pieces: Pieces,
+    patience: Duration,
+) -> Result<(), End> {
     for piece in pieces {
         for chunk in piece.chunks(WRITE_BYTES) {
             let written = tokio::time::timeout(patience, writer.write_all(chunk)).await;

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::connection;
 use crate::broker::Broker;
+use crate::config::Listener;
 
 /// Counts open connections, in all and per address. A slot is given back when dropped.
 #[derive(Debug, Default)]
@@ -52,13 +53,28 @@ impl Drop for Slot {
     }
 }
 
-/// Serves until `stop` turns true, then waits for the connections to finish what they have begun.
-pub async fn serve(listener: TcpListener, broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
+/// Serves all listeners until `stop` turns true, then waits for the connections to finish what they have begun.
+pub async fn serve(listeners: Vec<TcpListener>, broker: Arc<Broker>, stop: watch::Receiver<bool>) {
     let slots = Arc::new(Slots::default());
+    let mut serving = JoinSet::new();
+    for (socket, listener) in listeners.into_iter().zip(&broker.config.listeners) {
+        let (broker, listener) = (Arc::clone(&broker), Arc::new(listener.clone()));
+        serving.spawn(serve_one(socket, listener, broker, Arc::clone(&slots), stop.clone()));
+    }
+    while serving.join_next().await.is_some() {}
+}
+
+async fn serve_one(
+    socket: TcpListener,
+    listener: Arc<Listener>,
+    broker: Arc<Broker>,
+    slots: Arc<Slots>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = socket.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
         };
@@ -72,10 +88,12 @@ pub async fn serve(listener: TcpListener, broker: Arc<Broker>, mut stop: watch::
             }
         };
         let limits = &broker.config.limits;
-        match slots.take(peer.ip(), limits.connections_max, limits.connections_per_ip_max) {
+        let place = slots.take(peer.ip(), limits.connections_max, limits.connections_per_ip_max);
+        let place = place.and_then(|slot| broker.login.limits.connect(peer.ip(), broker.clock.now_ms()).map(|()| slot));
+        match place {
             Ok(slot) => {
-                let (broker, stop) = (Arc::clone(&broker), stop.clone());
-                connections.spawn(connection::serve(broker, tcp, peer, slot, stop));
+                let (broker, listener, stop) = (Arc::clone(&broker), Arc::clone(&listener), stop.clone());
+                connections.spawn(connection::serve(broker, tcp, peer, listener, slot, stop));
             }
             Err(limit) => {
                 broker.metrics.refused(limit);
@@ -83,7 +101,7 @@ pub async fn serve(listener: TcpListener, broker: Arc<Broker>, mut stop: watch::
             }
         }
     }
-    drop(listener);
+    drop(socket);
     let drained =
         tokio::time::timeout(broker.config.limits.drain, async { while connections.join_next().await.is_some() {} });
     if drained.await.is_err() {

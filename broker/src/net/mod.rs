@@ -1,5 +1,6 @@
 //! Sockets: the listener and one connection. Bytes in, frames to `dispatch`, answers out in order.
 
+mod before;
 mod connection;
 mod listener;
 

@@ -694,6 +694,12 @@ impl Engine {
         self.partition(id).map(|partition| partition.read().size())
     }
 
+    /// Where rooms that seal rows of their own get a tenant's keys.
+    #[must_use]
+    pub fn key_source(&self) -> Arc<dyn crate::KeySource> {
+        Arc::clone(&self.row_keys) as _
+    }
+
     /// A tenant's keys for rows in the manifest.
     ///
     /// # Errors

@@ -65,6 +65,12 @@ pub struct TenantKeys {
 }
 
 impl TenantKeys {
+    /// Of keys made elsewhere, for tests of the rooms that use them.
+    #[must_use]
+    pub fn of(metadata: Arc<DataKey>, index: Arc<IndexKey>) -> Self {
+        Self { metadata, index, key_refs: ["".into(), "".into()] }
+    }
+
     /// Opens or makes both.
     ///
     /// # Errors
@@ -86,6 +92,23 @@ impl TenantKeys {
     #[must_use]
     pub fn usable(&self, vault: &dyn KeyVault, tenant: TenantId) -> bool {
         self.key_refs.iter().all(|key_ref| vault.standing(tenant.to_bytes(), key_ref) == Standing::Usable)
+    }
+}
+
+/// Gives a tenant's row keys when they are needed; nobody keeps them longer than that.
+#[async_trait::async_trait]
+pub trait KeySource: Send + Sync {
+    /// A tenant's keys, opened.
+    ///
+    /// # Errors
+    /// [`KeyTrouble`].
+    async fn tenant_keys(&self, tenant: TenantId) -> Result<TenantKeys, KeyTrouble>;
+}
+
+#[async_trait::async_trait]
+impl KeySource for RowKeys {
+    async fn tenant_keys(&self, tenant: TenantId) -> Result<TenantKeys, KeyTrouble> {
+        self.get(tenant).await
     }
 }
 

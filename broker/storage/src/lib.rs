@@ -46,7 +46,7 @@ mod wal;
 pub use engine::{Engine, EngineConfig};
 pub use error::{AppendError, LogError, OpenError, ReadError};
 pub use integrity::{Damage, Finding, IntegritySink};
-pub use keys::{KeyTrouble, TenantKeys, stored_key};
+pub use keys::{KeySource, KeyTrouble, TenantKeys, stored_key};
 pub use local_store::LocalStore;
 pub use partition::{LogConfig, Offsets, Watch};
 pub use read::Read;

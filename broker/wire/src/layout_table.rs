@@ -760,6 +760,181 @@ static DESCRIBE_TOPIC_PARTITIONS_TOPIC_REQUEST: Layout = Layout {
     ],
 };
 
+static CREATE_DELEGATION_TOKEN_CREATABLE_RENEWERS: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: false } }, // principal_type
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: false } }, // principal_name
+    ],
+    tagged: &[
+    ],
+};
+
+static CREATE_DELEGATION_TOKEN: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 3, until: 3, shape: Shape::Text { nullable: true } }, // owner_principal_type
+        Field { since: 3, until: 3, shape: Shape::Text { nullable: true } }, // owner_principal_name
+        Field { since: 1, until: 3, shape: Shape::Array { nullable: false, element: &Shape::Struct(&CREATE_DELEGATION_TOKEN_CREATABLE_RENEWERS) } }, // renewers
+        Field { since: 1, until: 3, shape: Shape::Fixed(8) }, // max_lifetime_ms
+    ],
+    tagged: &[
+    ],
+};
+
+static RENEW_DELEGATION_TOKEN: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 1, until: 2, shape: Shape::Blob { nullable: false } }, // hmac
+        Field { since: 1, until: 2, shape: Shape::Fixed(8) }, // renew_period_ms
+    ],
+    tagged: &[
+    ],
+};
+
+static EXPIRE_DELEGATION_TOKEN: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 1, until: 2, shape: Shape::Blob { nullable: false } }, // hmac
+        Field { since: 1, until: 2, shape: Shape::Fixed(8) }, // expiry_time_period_ms
+    ],
+    tagged: &[
+    ],
+};
+
+static DESCRIBE_DELEGATION_TOKEN_DESCRIBE_DELEGATION_TOKEN_OWNER: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: false } }, // principal_type
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: false } }, // principal_name
+    ],
+    tagged: &[
+    ],
+};
+
+static DESCRIBE_DELEGATION_TOKEN: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 1, until: 3, shape: Shape::Array { nullable: true, element: &Shape::Struct(&DESCRIBE_DELEGATION_TOKEN_DESCRIBE_DELEGATION_TOKEN_OWNER) } }, // owners
+    ],
+    tagged: &[
+    ],
+};
+
+static DESCRIBE_ACLS: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // resource_type_filter
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: true } }, // resource_name_filter
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // pattern_type_filter
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: true } }, // principal_filter
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: true } }, // host_filter
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // operation
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // permission_type
+    ],
+    tagged: &[
+    ],
+};
+
+static CREATE_ACLS_ACL_CREATION: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // resource_type
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: false } }, // resource_name
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // resource_pattern_type
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: false } }, // principal
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: false } }, // host
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // operation
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // permission_type
+    ],
+    tagged: &[
+    ],
+};
+
+static CREATE_ACLS: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 1, until: 3, shape: Shape::Array { nullable: false, element: &Shape::Struct(&CREATE_ACLS_ACL_CREATION) } }, // creations
+    ],
+    tagged: &[
+    ],
+};
+
+static DELETE_ACLS_DELETE_ACLS_FILTER: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // resource_type_filter
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: true } }, // resource_name_filter
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // pattern_type_filter
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: true } }, // principal_filter
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: true } }, // host_filter
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // operation
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // permission_type
+    ],
+    tagged: &[
+    ],
+};
+
+static DELETE_ACLS: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 1, until: 3, shape: Shape::Array { nullable: false, element: &Shape::Struct(&DELETE_ACLS_DELETE_ACLS_FILTER) } }, // filters
+    ],
+    tagged: &[
+    ],
+};
+
+static DESCRIBE_USER_SCRAM_CREDENTIALS: Layout = Layout {
+    flexible_since: 0,
+    fields: &[
+        Field { since: 0, until: 0, shape: Shape::Array { nullable: true, element: &Shape::Struct(&DESCRIBE_USER_SCRAM_CREDENTIALS_USER_NAME) } }, // users
+    ],
+    tagged: &[
+    ],
+};
+
+static DESCRIBE_USER_SCRAM_CREDENTIALS_USER_NAME: Layout = Layout {
+    flexible_since: 0,
+    fields: &[
+        Field { since: 0, until: 0, shape: Shape::Text { nullable: false } }, // name
+    ],
+    tagged: &[
+    ],
+};
+
+static ALTER_USER_SCRAM_CREDENTIALS: Layout = Layout {
+    flexible_since: 0,
+    fields: &[
+        Field { since: 0, until: 0, shape: Shape::Array { nullable: false, element: &Shape::Struct(&ALTER_USER_SCRAM_CREDENTIALS_SCRAM_CREDENTIAL_DELETION) } }, // deletions
+        Field { since: 0, until: 0, shape: Shape::Array { nullable: false, element: &Shape::Struct(&ALTER_USER_SCRAM_CREDENTIALS_SCRAM_CREDENTIAL_UPSERTION) } }, // upsertions
+    ],
+    tagged: &[
+    ],
+};
+
+static ALTER_USER_SCRAM_CREDENTIALS_SCRAM_CREDENTIAL_DELETION: Layout = Layout {
+    flexible_since: 0,
+    fields: &[
+        Field { since: 0, until: 0, shape: Shape::Text { nullable: false } }, // name
+        Field { since: 0, until: 0, shape: Shape::Fixed(1) }, // mechanism
+    ],
+    tagged: &[
+    ],
+};
+
+static ALTER_USER_SCRAM_CREDENTIALS_SCRAM_CREDENTIAL_UPSERTION: Layout = Layout {
+    flexible_since: 0,
+    fields: &[
+        Field { since: 0, until: 0, shape: Shape::Text { nullable: false } }, // name
+        Field { since: 0, until: 0, shape: Shape::Fixed(1) }, // mechanism
+        Field { since: 0, until: 0, shape: Shape::Fixed(4) }, // iterations
+        Field { since: 0, until: 0, shape: Shape::Blob { nullable: false } }, // salt
+        Field { since: 0, until: 0, shape: Shape::Blob { nullable: false } }, // salted_password
+    ],
+    tagged: &[
+    ],
+};
+
 /// The layout of the request with this key, if it is one of ours.
 pub(super) fn of_request(api_key: i16) -> Option<&'static Layout> {
     match api_key {
@@ -783,14 +958,23 @@ pub(super) fn of_request(api_key: i16) -> Option<&'static Layout> {
         21 => Some(&DELETE_RECORDS),
         22 => Some(&INIT_PRODUCER_ID),
         23 => Some(&OFFSET_FOR_LEADER_EPOCH),
+        29 => Some(&DESCRIBE_ACLS),
+        30 => Some(&CREATE_ACLS),
+        31 => Some(&DELETE_ACLS),
         32 => Some(&DESCRIBE_CONFIGS),
         33 => Some(&ALTER_CONFIGS),
         35 => Some(&DESCRIBE_LOG_DIRS),
         36 => Some(&SASL_AUTHENTICATE),
         37 => Some(&CREATE_PARTITIONS),
+        38 => Some(&CREATE_DELEGATION_TOKEN),
+        39 => Some(&RENEW_DELEGATION_TOKEN),
+        40 => Some(&EXPIRE_DELEGATION_TOKEN),
+        41 => Some(&DESCRIBE_DELEGATION_TOKEN),
         42 => Some(&DELETE_GROUPS),
         44 => Some(&INCREMENTAL_ALTER_CONFIGS),
         47 => Some(&OFFSET_DELETE),
+        50 => Some(&DESCRIBE_USER_SCRAM_CREDENTIALS),
+        51 => Some(&ALTER_USER_SCRAM_CREDENTIALS),
         60 => Some(&DESCRIBE_CLUSTER),
         71 => Some(&GET_TELEMETRY_SUBSCRIPTIONS),
         72 => Some(&PUSH_TELEMETRY),

@@ -25,7 +25,7 @@ const fn range(key: i16, min: i16, max: i16) -> ApiRange {
 }
 
 /// Sorted by key.
-static ADVERTISED: [ApiRange; 30] = [
+static ADVERTISED: [ApiRange; 41] = [
     range(0, 0, 13), // Produce
     range(1, 4, 18), // Fetch
     range(2, 1, 11), // ListOffsets
@@ -39,19 +39,30 @@ static ADVERTISED: [ApiRange; 30] = [
     range(14, 0, 5), // SyncGroup
     range(15, 0, 6), // DescribeGroups
     range(16, 0, 5), // ListGroups
+    range(17, 0, 1), // SaslHandshake
     range(18, 0, 4), // ApiVersions
     range(19, 2, 7), // CreateTopics
     range(20, 1, 6), // DeleteTopics
     range(21, 0, 2), // DeleteRecords
     range(22, 0, 5), // InitProducerId
     range(23, 2, 4), // OffsetForLeaderEpoch
+    range(29, 1, 3), // DescribeAcls
+    range(30, 1, 3), // CreateAcls
+    range(31, 1, 3), // DeleteAcls
     range(32, 1, 4), // DescribeConfigs
     range(33, 0, 2), // AlterConfigs
     range(35, 1, 5), // DescribeLogDirs
+    range(36, 0, 2), // SaslAuthenticate
     range(37, 0, 3), // CreatePartitions
+    range(38, 1, 3), // CreateDelegationToken
+    range(39, 1, 2), // RenewDelegationToken
+    range(40, 1, 2), // ExpireDelegationToken
+    range(41, 1, 3), // DescribeDelegationToken
     range(42, 0, 2), // DeleteGroups
     range(44, 0, 1), // IncrementalAlterConfigs
     range(47, 0, 0), // OffsetDelete
+    range(50, 0, 0), // DescribeUserScramCredentials
+    range(51, 0, 0), // AlterUserScramCredentials
     range(60, 0, 2), // DescribeCluster
     range(71, 0, 0), // GetTelemetrySubscriptions
     range(72, 0, 0), // PushTelemetry
@@ -117,6 +128,6 @@ mod tests {
 
     #[test]
     fn unknown_api_is_not_served() {
-        assert!(!is_served(4, 0) && !is_served(-1, 0) && !is_served(17, 0));
+        assert!(!is_served(4, 0) && !is_served(-1, 0) && !is_served(52, 0));
     }
 }

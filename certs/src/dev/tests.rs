@@ -9,6 +9,7 @@ use p12_keystore::{KeyStore, Pkcs12ImportPolicy};
 use time::{Duration, OffsetDateTime};
 
 use super::{Pki, PkiError};
+use crate::ClientCertificate;
 use crate::testing::{Fixture, client_in, handshake, text};
 
 /// Every file below a folder with its inode and contents: a file that was replaced by equal bytes shows too.
@@ -118,7 +119,11 @@ fn damaged_or_missing_file_is_made_anew_and_works() {
     fs::remove_file(fixture.path("authority/client-acme.key")).unwrap();
     fs::write(fixture.path("server/key.pem"), "").unwrap();
     again(&fixture, in_days(0), 9094);
-    assert!(handshake(client_in(&folder), fixture.open().unwrap().kafka_config(), "localhost").server.is_ok());
+    assert!(
+        handshake(client_in(&folder), fixture.open().unwrap().kafka_config(ClientCertificate::Required), "localhost")
+            .server
+            .is_ok()
+    );
 }
 
 #[test]
@@ -139,7 +144,7 @@ fn host_taken_out_leaves_the_certificate() {
     let fixture = Fixture::new();
     fixture.pki.server(&["a.example".to_owned(), "b.example".to_owned()]).unwrap();
     fixture.pki.server(&["a.example".to_owned()]).unwrap();
-    let server = fixture.open().unwrap().kafka_config();
+    let server = fixture.open().unwrap().kafka_config(ClientCertificate::Required);
     assert!(handshake(fixture.client("acme"), server.clone(), "a.example").server.is_ok());
     assert!(handshake(fixture.client("acme"), server, "b.example").is_refused());
 }

@@ -12,10 +12,13 @@ use time::{Duration, OffsetDateTime};
 
 use crate::dev::Pki;
 use crate::testing::{Fixture, client_in, handshake, text};
-use crate::{ClientIdentity, IdentityError, ReloadingTls, TlsError, client_config, server_trust_config};
+use crate::{
+    ClientCertificate, ClientIdentity, IdentityError, ReloadingTls, TlsError, client_config, server_trust_config,
+};
 
 fn login(fixture: &Fixture, tls: &ReloadingTls, tenant: &str) -> ClientIdentity {
-    let server = handshake(fixture.client(tenant), tls.kafka_config(), "localhost").server.unwrap();
+    let server =
+        handshake(fixture.client(tenant), tls.kafka_config(ClientCertificate::Required), "localhost").server.unwrap();
     tls.client_identity(&server).unwrap()
 }
 
@@ -53,7 +56,7 @@ fn certificate_that_names_another_tenant_is_still_of_its_authority() {
     let tls = fixture.open().unwrap();
     let client =
         client_signed_by(&fixture, "globex", |params| params.distinguished_name.push(DnType::OrganizationName, "acme"));
-    let server = handshake(client, tls.kafka_config(), "localhost").server.unwrap();
+    let server = handshake(client, tls.kafka_config(ClientCertificate::Required), "localhost").server.unwrap();
     assert_eq!(tls.client_identity(&server).unwrap().tenant, "globex");
 }
 
@@ -68,7 +71,7 @@ fn alternative_names_are_read_by_kind() {
             SanType::Rfc822Name("a@acme".try_into().unwrap()),
         ];
     });
-    let server = handshake(client, tls.kafka_config(), "localhost").server.unwrap();
+    let server = handshake(client, tls.kafka_config(ClientCertificate::Required), "localhost").server.unwrap();
     let identity = tls.client_identity(&server).unwrap();
     assert_eq!(
         (identity.uris, identity.dns, identity.emails),
@@ -82,11 +85,28 @@ fn client_without_certificate_is_refused_by_kafka_and_served_by_admin() {
     let tls = fixture.open().unwrap();
     let bare = server_trust_config(&fs::read(fixture.client_folder("acme").join("ca.pem")).unwrap()).unwrap();
     assert!(matches!(
-        handshake(Arc::clone(&bare), tls.kafka_config(), "localhost").server,
+        handshake(Arc::clone(&bare), tls.kafka_config(ClientCertificate::Required), "localhost").server,
         Err(Error::NoCertificatesPresented)
     ));
     let admin = handshake(bare, tls.admin_config(), "localhost").server.unwrap();
     assert!(matches!(tls.client_identity(&admin), Err(IdentityError::NoCertificate)));
+}
+
+#[test]
+fn where_a_certificate_is_welcome_none_is_needed_and_a_foreign_one_is_refused() {
+    let fixture = Fixture::new();
+    let tls = fixture.open().unwrap();
+    let ca = fs::read(fixture.client_folder("acme").join("ca.pem")).unwrap();
+    let server = || tls.kafka_config(ClientCertificate::Requested);
+    let bare = handshake(server_trust_config(&ca).unwrap(), server(), "localhost").server.unwrap();
+    assert!(matches!(tls.client_identity(&bare), Err(IdentityError::NoCertificate)));
+    let shown = handshake(fixture.client("acme"), server(), "localhost").server.unwrap();
+    assert_eq!(tls.client_identity(&shown).unwrap().tenant, "acme");
+    let foreign = Fixture::new();
+    let folder = foreign.client_folder("acme");
+    let config =
+        client_config(&ca, &fs::read(folder.join("cert.pem")).unwrap(), &fs::read(folder.join("key.pem")).unwrap());
+    assert!(handshake(config.unwrap(), server(), "localhost").is_refused());
 }
 
 #[test]
@@ -99,7 +119,7 @@ fn forged_authority_and_unknown_authority_look_the_same_to_the_peer() {
         let client =
             client_config(&ca, &fs::read(folder.join("cert.pem")).unwrap(), &fs::read(folder.join("key.pem")).unwrap())
                 .unwrap();
-        handshake(client, tls.kafka_config(), "localhost").client.unwrap_err()
+        handshake(client, tls.kafka_config(ClientCertificate::Required), "localhost").client.unwrap_err()
     };
     // The other fixture's acme has an authority of the same name with another key.
     let forged = alert_for(&others.client_folder("acme"));
@@ -115,7 +135,8 @@ fn expired_client_is_told_so_and_refused() {
     let past = Pki::open_at(&fixture.path("."), OffsetDateTime::now_utc().saturating_sub(Duration::days(400))).unwrap();
     let folder = fixture.folder.path().join("late");
     past.client("acme", "late", &folder, 9094).unwrap();
-    let outcome = handshake(client_in(&folder), fixture.open().unwrap().kafka_config(), "localhost");
+    let outcome =
+        handshake(client_in(&folder), fixture.open().unwrap().kafka_config(ClientCertificate::Required), "localhost");
     assert!(matches!(
         outcome.server,
         Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }))
@@ -123,8 +144,24 @@ fn expired_client_is_told_so_and_refused() {
     assert_eq!(outcome.client.unwrap_err(), Error::AlertReceived(AlertDescription::CertificateExpired));
 }
 
+/// Where a revocation list stands.
+#[derive(Clone, Copy)]
+enum Place {
+    InTheFile,
+    BesideIt,
+}
+
 #[test]
 fn revocation_list_beside_the_authority_is_obeyed_and_binds_no_other_tenant() {
+    revoke(Place::InTheFile);
+}
+
+#[test]
+fn revocation_list_in_a_file_of_its_own_is_obeyed_and_binds_no_other_tenant() {
+    revoke(Place::BesideIt);
+}
+
+fn revoke(place: Place) {
     let fixture = Fixture::new();
     let number = || SerialNumber::from_slice(&[7, 7, 7]);
     let list = CertificateRevocationListParams {
@@ -143,19 +180,26 @@ fn revocation_list_beside_the_authority_is_obeyed_and_binds_no_other_tenant() {
     let tls = fixture.open().unwrap();
     let client = |tenant: &str| client_signed_by(&fixture, tenant, |params| params.serial_number = Some(number()));
     let (revoked, bystander) = (client("acme"), client("globex"));
-    let open_before = handshake(Arc::clone(&revoked), tls.kafka_config(), "localhost").server.unwrap();
+    let open_before =
+        handshake(Arc::clone(&revoked), tls.kafka_config(ClientCertificate::Required), "localhost").server.unwrap();
 
+    let identity = tls.client_identity(&open_before).unwrap();
+    assert!(tls.is_still_good(&identity));
     let path = fixture.path("client-ca/acme.pem");
-    let pem = text(&path) + &list.signed_by(&fixture.authority("acme")).unwrap().pem().unwrap();
-    fs::write(&path, pem).unwrap();
+    let list = list.signed_by(&fixture.authority("acme")).unwrap().pem().unwrap();
+    match place {
+        Place::InTheFile => fs::write(&path, text(&path) + &list).unwrap(),
+        Place::BesideIt => fs::write(path.with_extension("crl"), list).unwrap(),
+    }
     assert!(tls.reload_if_changed().unwrap());
+    assert!(!tls.is_still_good(&identity));
 
     assert_eq!(
-        handshake(revoked, tls.kafka_config(), "localhost").client.unwrap_err(),
+        handshake(revoked, tls.kafka_config(ClientCertificate::Required), "localhost").client.unwrap_err(),
         Error::AlertReceived(AlertDescription::CertificateRevoked)
     );
     assert!(matches!(tls.client_identity(&open_before), Err(IdentityError::NotVouched(_))));
-    assert!(handshake(bystander, tls.kafka_config(), "localhost").server.is_ok());
+    assert!(handshake(bystander, tls.kafka_config(ClientCertificate::Required), "localhost").server.is_ok());
     assert_eq!(login(&fixture, &tls, "acme").tenant, "acme");
 }
 
@@ -196,8 +240,8 @@ fn chain_that_two_tenants_vouch_for_is_nobodys() {
     let first = chain.find("-----END CERTIFICATE-----").unwrap() + "-----END CERTIFICATE-----".len();
     let one = client_config(&ca, (leaf + &chain[..first]).as_bytes(), leaf_key.serialize_pem().as_bytes()).unwrap();
     let tls = fixture.open().unwrap();
-    assert!(handshake(both, tls.kafka_config(), "localhost").is_refused());
-    assert!(handshake(one, tls.kafka_config(), "localhost").server.is_ok());
+    assert!(handshake(both, tls.kafka_config(ClientCertificate::Required), "localhost").is_refused());
+    assert!(handshake(one, tls.kafka_config(ClientCertificate::Required), "localhost").server.is_ok());
 }
 
 #[test]
@@ -214,14 +258,15 @@ fn server_certificate_of_a_tenants_authority_is_no_client_certificate() {
     let client = client_signed_by(&fixture, "acme", |params| {
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth]
     });
-    assert!(handshake(client, tls.kafka_config(), "localhost").is_refused());
+    assert!(handshake(client, tls.kafka_config(ClientCertificate::Required), "localhost").is_refused());
 }
 
 #[test]
 fn names_answered_to_are_those_of_the_certificate_and_the_allowed_ones() {
     let fixture = Fixture::new();
     let tls = fixture.open().unwrap();
-    let server = |name: &str| handshake(fixture.client("acme"), tls.kafka_config(), name).server;
+    let server =
+        |name: &str| handshake(fixture.client("acme"), tls.kafka_config(ClientCertificate::Required), name).server;
     assert_eq!(server("Kafka.example").unwrap().server_name(), Some("kafka.example"));
     assert_eq!(server("127.0.0.1").unwrap().server_name(), None);
     assert!(matches!(server("a.kafka.example"), Err(Error::General(_))));
@@ -232,7 +277,9 @@ fn unknown_name_and_withdrawn_name_fail_in_the_same_way() {
     let fixture = Fixture::new();
     fixture.pki.server(&["acme.localhost".to_owned()]).unwrap();
     let tls = ReloadingTls::open(fixture.tls_files(), vec!["globex.localhost".to_owned()]).unwrap();
-    let alert = |name: &str| handshake(fixture.client("acme"), tls.kafka_config(), name).client.unwrap_err();
+    let alert = |name: &str| {
+        handshake(fixture.client("acme"), tls.kafka_config(ClientCertificate::Required), name).client.unwrap_err()
+    };
     // Answered to, though the certificate does not cover it: the client's own check fails, not the server.
     assert!(matches!(alert("globex.localhost"), Error::InvalidCertificate(_)));
     tls.set_hosts(Vec::new());
@@ -254,7 +301,9 @@ fn no_session_is_ever_resumed() {
         client.resumption = rustls::client::Resumption::in_memory_sessions(8);
         let client = Arc::new(client);
         for _ in 0..2 {
-            let server = handshake(Arc::clone(&client), tls.kafka_config(), "localhost").server.unwrap();
+            let server = handshake(Arc::clone(&client), tls.kafka_config(ClientCertificate::Required), "localhost")
+                .server
+                .unwrap();
             assert!(matches!(
                 server.handshake_kind(),
                 Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest)
@@ -284,7 +333,13 @@ fn key(fixture: &Fixture) -> rustls_pki_types::PrivateKeyDer<'static> {
 #[test]
 fn hybrid_post_quantum_exchange_is_used_with_a_client_that_has_it() {
     let fixture = Fixture::new();
-    let server = handshake(fixture.client("acme"), fixture.open().unwrap().kafka_config(), "localhost").server.unwrap();
+    let server = handshake(
+        fixture.client("acme"),
+        fixture.open().unwrap().kafka_config(ClientCertificate::Required),
+        "localhost",
+    )
+    .server
+    .unwrap();
     assert_eq!(server.negotiated_key_exchange_group().map(|group| group.name()), Some(NamedGroup::X25519MLKEM768));
     assert_eq!(server.protocol_version(), Some(ProtocolVersion::TLSv1_3));
 }
@@ -316,9 +371,12 @@ fn new_server_certificate_is_shown_to_the_next_connection() {
     let fixture = Fixture::new();
     let tls = fixture.open().unwrap();
     let shown = || {
-        handshake(fixture.client("acme"), tls.kafka_config(), "localhost").client.unwrap().peer_certificates().unwrap()
-            [0]
-        .to_vec()
+        handshake(fixture.client("acme"), tls.kafka_config(ClientCertificate::Required), "localhost")
+            .client
+            .unwrap()
+            .peer_certificates()
+            .unwrap()[0]
+            .to_vec()
     };
     let before = shown();
     fixture.pki.server(&["another.example".to_owned()]).unwrap();
@@ -330,11 +388,12 @@ fn new_server_certificate_is_shown_to_the_next_connection() {
 fn withdrawn_authority_takes_its_clients_identities_away() {
     let fixture = Fixture::new();
     let tls = fixture.open().unwrap();
-    let open_before = handshake(fixture.client("acme"), tls.kafka_config(), "localhost").server.unwrap();
+    let open_before =
+        handshake(fixture.client("acme"), tls.kafka_config(ClientCertificate::Required), "localhost").server.unwrap();
     fs::remove_file(fixture.path("client-ca/acme.pem")).unwrap();
     assert!(tls.reload_if_changed().unwrap());
     assert!(matches!(tls.client_identity(&open_before), Err(IdentityError::NotVouched(_))));
-    assert!(handshake(fixture.client("acme"), tls.kafka_config(), "localhost").is_refused());
+    assert!(handshake(fixture.client("acme"), tls.kafka_config(ClientCertificate::Required), "localhost").is_refused());
     assert_eq!(login(&fixture, &tls, "globex").tenant, "globex");
 }
 
