@@ -119,9 +119,8 @@ async fn revocation_ends_what_was_made_before_survives_a_restart_and_spares_othe
     let later = credentials.new_session(tenant(1), castle.claims(HOUR)).unwrap();
     let restarted = castle.open().await;
     for room in [&credentials, &restarted] {
-        let show = |made: &NewSession| {
-            room.session(&made.access_key_id, made.token.expose(), castle.clock.now_ms()).map(drop)
-        };
+        let show =
+            |made: &NewSession| room.session(&made.access_key_id, made.token.expose(), castle.clock.now_ms()).map(drop);
         assert_eq!(show(&made), Err(SessionRefused::Revoked));
         assert_eq!(show(&later), Ok(()));
         assert_eq!(show(&foreign), Ok(()), "a role of the same name of another tenant");
@@ -138,10 +137,7 @@ async fn claims_that_do_not_fit_a_token_are_refused_and_the_largest_that_fit_sta
         let tag = format!("tag{}", claims.tags.len());
         claims.tags.insert(tag.into(), "v".repeat(50).into());
     }
-    assert!(matches!(
-        credentials.new_session(tenant(1), claims.clone()),
-        Err(CredentialError::Quota { .. })
-    ));
+    assert!(matches!(credentials.new_session(tenant(1), claims.clone()), Err(CredentialError::Quota { .. })));
     let last = claims.tags.keys().next_back().unwrap().clone();
     claims.tags.remove(&last);
     let made = credentials.new_session(tenant(1), claims).unwrap();
@@ -187,9 +183,7 @@ async fn new_password_ends_connections_of_the_old_one() {
     let castle = Castle::new();
     let credentials = castle.open().await;
     let iterations = std::num::NonZeroU32::new(4_096).unwrap();
-    let set = |password| {
-        credentials.set_scram_password(tenant(1), ScramMechanism::Sha256, "ann", password, iterations)
-    };
+    let set = |password| credentials.set_scram_password(tenant(1), ScramMechanism::Sha256, "ann", password, iterations);
     set("the first").await.unwrap();
     let old = credentials.scram(tenant(1), ScramMechanism::Sha256, "ann").unwrap().reference(tenant(1));
     assert!(credentials.still_good(&old));
