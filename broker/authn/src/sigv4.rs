@@ -287,7 +287,7 @@ impl SigningKeys {
 }
 
 /// `yyyymmddThhmmssZ` in milliseconds since 1970.
-fn instant_ms(text: &str) -> Option<i64> {
+pub(crate) fn instant_ms(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let shape = bytes.len() == 16 && bytes.get(8) == Some(&b'T') && bytes.get(15) == Some(&b'Z');
     if !shape {
@@ -314,14 +314,14 @@ fn push_encoded(text: &str, out: &mut String) {
     }
 }
 
-fn push_hex(bytes: &[u8], out: &mut String) {
+pub(crate) fn push_hex(bytes: &[u8], out: &mut String) {
     for byte in bytes {
         let _ = write!(out, "{byte:02x}");
     }
 }
 
 /// 64 lower- or upper-case hexadecimal digits.
-fn unhex(text: &str) -> Option<[u8; 32]> {
+pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
     if text.len() != 64 {
         return None;
     }
