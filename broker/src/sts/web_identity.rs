@@ -42,11 +42,11 @@ pub(super) async fn assume(
     let provider = proved.issuer.provider();
     trail.principal = Some(format!("{provider}:{}", claim("sub")));
     let mut keys = wish.keys();
-    for (name, mut values, is_list) in jwt::condition_values(&proved.claims) {
-        let key = format!("{provider}:{name}");
-        if is_list {
-            keys.put(&key, KeyValue::Many(values.into_iter().map(Into::into).collect()));
-        } else if let Some(value) = values.pop() {
+    for mut claim in jwt::condition_values(&proved.claims) {
+        let key = format!("{provider}:{}", claim.name);
+        if claim.is_list {
+            keys.put(&key, KeyValue::Many(claim.values.into_iter().map(Into::into).collect()));
+        } else if let Some(value) = claim.values.pop() {
             keys.set(&key, value);
         }
     }
