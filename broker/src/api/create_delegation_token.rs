@@ -27,9 +27,11 @@ pub async fn handle(call: &Call, request: CreateDelegationTokenRequest) -> Creat
     let requester = call.session.policies().principal().clone();
     let mut response = CreateDelegationTokenResponse::default()
         .with_principal_type(wire_text(USER))
-        .with_principal_name(wire_text(&kafka_name(&requester)))
-        .with_token_requester_principal_type(wire_text(USER))
-        .with_token_requester_principal_name(wire_text(&kafka_name(&requester)));
+        .with_principal_name(wire_text(&kafka_name(&requester)));
+    if call.header.api_version >= 3 {
+        response.token_requester_principal_type = wire_text(USER);
+        response.token_requester_principal_name = wire_text(&kafka_name(&requester));
+    }
     match create(call, &request, &requester).await {
         Ok((owner, token)) => {
             response.principal_name = wire_text(&owner);
