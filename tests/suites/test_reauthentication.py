@@ -9,7 +9,7 @@ from harness import login, sasl, sigv4
 from harness.sasl import FAILED, OK
 
 PASSWORD = "again and again"
-CANNOT_CHANGE = "Cannot change principals during re-authentication from "
+CANNOT_CHANGE = "Cannot change principals during re-authentication"  # Kafka goes on to name both
 BOUND = 5.0  # seconds from a revocation until every connection it concerns is cut; the manual promises this
 
 
@@ -63,7 +63,7 @@ def test_the_principal_cannot_change(short_door, user):
     with sasl.Sasl(short_door.broker) as s:
         assert s.scram(user, PASSWORD).code == OK
         answer = s.scram(other, PASSWORD)
-        assert answer.code == FAILED and answer.message.startswith(CANNOT_CHANGE) and s.is_closed()
+        assert answer.code == FAILED and sasl.words(answer.message).startswith(CANNOT_CHANGE) and s.is_closed()
 
 
 def test_a_wrong_password_the_second_time_ends_the_connection(short_door, user):
@@ -83,8 +83,8 @@ def test_requests_between_the_messages_of_a_second_login_are_served_or_refused_b
 
 
 def stays(door, sessions):
-    """Every session goes on producing over more than two lifetimes."""
-    end, sent = time.monotonic() + 2.4 * door.reauthentication_ms / 1000, 0
+    """Every session goes on producing over three lifetimes."""
+    end, sent = time.monotonic() + 3 * door.reauthentication_ms / 1000, 0
     while time.monotonic() < end:
         for name, s in sessions.items():
             s.produce(door.topic, f"{name}-{sent}")
