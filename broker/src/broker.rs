@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use object_store::local::LocalFileSystem;
 use schloss_audit::{AuditConfig, AuditError, AuditLog, Class, Event, Verdict};
 use schloss_authz::Organisation;
 use schloss_certs::{ReloadingTls, TlsFiles};
@@ -14,7 +13,7 @@ use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
 use schloss_crypto::random_array;
 use schloss_kms::{TenantKeyState, Vault};
 use schloss_metadata::{Metadata, MetadataError, SqliteMetadata};
-use schloss_storage::{Engine, EngineConfig, OpenError};
+use schloss_storage::{Engine, EngineConfig, LocalStore, OpenError};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -24,9 +23,11 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::groups::Groups;
 use crate::keys::{self, Recorder};
-use crate::login::{LoginRoom, request_name};
+use crate::login::LoginRoom;
+pub use crate::login::request_name;
 use crate::net::BUDGET_UNIT_BYTES;
 use crate::producers::Producers;
+use crate::sts::StsLimits;
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Tenancy, Tenant, tenant_id};
 
@@ -54,6 +55,8 @@ pub struct Broker {
     pub tenancy: Tenancy,
     /// Access keys, sessions, SCRAM verifiers, delegation tokens.
     pub credentials: Arc<Credentials>,
+    /// How often the STS may be asked.
+    pub sts_limits: StsLimits,
     /// Logins: limits, caches, compiled rules.
     pub login: LoginRoom,
     /// The log engine.
@@ -136,6 +139,7 @@ impl Broker {
         let broker = Arc::new(Self {
             tenancy,
             credentials,
+            sts_limits: StsLimits::default(),
             login,
             config,
             clock,
@@ -162,6 +166,7 @@ impl Broker {
         let watcher = tokio::spawn(watch_files(Arc::clone(self)));
         let ticker = tokio::spawn(tick_groups(Arc::clone(self)));
         let prover = tokio::spawn(prove_keys(Arc::clone(self)));
+        let keeper = tokio::spawn(Arc::clone(&self.credentials).tend());
         ready();
         let serving = tokio::spawn(crate::net::serve(kafka, Arc::clone(self), stop.clone()));
         let stopped = stop.wait_for(|stop| *stop).await.map(drop);
@@ -176,6 +181,7 @@ impl Broker {
         watcher.abort();
         ticker.abort();
         prover.abort();
+        keeper.abort();
         self.engine.close().await;
         if let Err(error) = self.audit.close().await {
             tracing::error!(%error, "the audit log could not be closed");
@@ -330,6 +336,10 @@ impl Broker {
 
     /// Says beside the manifest which files are in force, for `schloss iam apply`. A digest, no names.
     fn tell_organisation(&self) {
+        match tenancy::digests_of_files(&self.config.organisation_dir) {
+            Ok(files) => self.tenancy.remember_files(files),
+            Err(error) => tracing::warn!(%error, "which files are in force could not be noted"),
+        }
         if let Err(error) = std::fs::write(self.config.data_dir.join(IN_FORCE), self.tenancy.version().0) {
             tracing::warn!(%error, "which organisation is in force could not be written down");
         }
@@ -510,9 +520,8 @@ async fn open_engine(
         retention_every: Duration::from_millis(storage.retention_check_ms),
         ..EngineConfig::in_folder(config.data_dir.join("wal"))
     };
-    let objects = LocalFileSystem::new_with_prefix(config.data_dir.join("objects"))
-        .map_err(|error| Failure::new(Number::DataFolder, error, "check the folder's rights"))?
-        .with_fsync(true);
+    let objects = LocalStore::open(&config.data_dir.join("objects"))
+        .map_err(|error| Failure::new(Number::DataFolder, error, "check the folder's rights and free space"))?;
     Engine::open(engine, cluster, metadata, Arc::new(objects), vault, clock).await.map_err(|error| match error {
         OpenError::Key(_) | OpenError::KeyTrouble(_) => Failure::new(
             Number::Kms,

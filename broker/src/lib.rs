@@ -19,6 +19,7 @@ pub mod net;
 pub mod producers;
 mod quickstart_files;
 pub mod session;
+pub mod sts;
 pub mod telemetry;
 pub mod tenancy;
 pub mod topic_config;

@@ -8,6 +8,8 @@ pub mod request_path {}
 pub mod formats {}
 #[doc = include_str!("../manual/threat-model.md")]
 pub mod threat_model {}
+#[doc = include_str!("../manual/authentication.md")]
+pub mod authentication {}
 #[doc = include_str!("../manual/operations.md")]
 pub mod operations {}
 #[doc = include_str!("../manual/clients.md")]

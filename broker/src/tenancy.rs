@@ -89,6 +89,8 @@ fn list(findings: &[Finding]) -> String {
 pub struct Tenancy {
     policies: Policies,
     digest: Mutex<String>,
+    /// Digest of every file in force.
+    files: Mutex<BTreeMap<String, String>>,
     tenants: RwLock<HashMap<TenantId, Arc<Tenant>>>,
 }
 
@@ -98,7 +100,12 @@ impl Tenancy {
     /// # Errors
     /// [`FrameError`] when there can be no decisions.
     pub fn new(organisation: Organisation, digest: String) -> Result<Self, FrameError> {
-        Ok(Self { policies: Policies::new(organisation)?, digest: Mutex::new(digest), tenants: RwLock::default() })
+        Ok(Self {
+            policies: Policies::new(organisation)?,
+            digest: Mutex::new(digest),
+            files: Mutex::default(),
+            tenants: RwLock::default(),
+        })
     }
 
     /// The policies in force.
@@ -111,6 +118,17 @@ impl Tenancy {
     #[must_use]
     pub fn version(&self) -> (String, u64) {
         (self.digest.lock().unwrap_or_else(PoisonError::into_inner).clone(), self.policies.epoch())
+    }
+
+    /// Digests of the files in force, by path.
+    #[must_use]
+    pub fn files(&self) -> BTreeMap<String, String> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers the digests of the files that [`Tenancy::new`] or [`Tenancy::replace`] put in force.
+    pub fn remember_files(&self, files: BTreeMap<String, String>) {
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
     }
 
     /// Puts a new organisation in force.
@@ -151,9 +169,26 @@ pub fn tenant_id(tenant: &schloss_authz::organisation::Tenant) -> Option<TenantI
 pub fn load(folder: &Path) -> Result<(Organisation, String), LoadError> {
     let files = read_files(folder)?;
     let digest = digest_of(&files);
-    let organisation = Organisation::load(&files, &mut Library::default()).map_err(LoadError::Wrong)?;
-    crate::login::rules::check(&organisation, &files).map_err(LoadError::Wrong)?;
-    Ok((organisation, digest))
+    Ok((check(&files)?, digest))
+}
+
+/// Reads an organisation out of files already in memory.
+///
+/// # Errors
+/// [`LoadError::Wrong`], with every mistake at once.
+pub fn check(files: &BTreeMap<String, String>) -> Result<Organisation, LoadError> {
+    let organisation = Organisation::load(files, &mut Library::default()).map_err(LoadError::Wrong)?;
+    crate::login::rules::check(&organisation, files).map_err(LoadError::Wrong)?;
+    Ok(organisation)
+}
+
+/// The digest of each file of a folder.
+///
+/// # Errors
+/// [`LoadError`] when it cannot be read.
+pub fn digests_of_files(folder: &Path) -> Result<BTreeMap<String, String>, LoadError> {
+    let hex = |text: &str| digest::sha256(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(read_files(folder)?.into_iter().map(|(path, text)| (path, hex(&text))).collect())
 }
 
 /// The digest a folder's content would have in force.
@@ -175,7 +210,11 @@ fn digest_of(files: &BTreeMap<String, String>) -> String {
     hash.finish().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn read_files(folder: &Path) -> Result<BTreeMap<String, String>, LoadError> {
+/// Every file of an organisation's folder, by its path in it.
+///
+/// # Errors
+/// [`LoadError`].
+pub fn read_files(folder: &Path) -> Result<BTreeMap<String, String>, LoadError> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();
         move |source| LoadError::Unreadable { path, source }

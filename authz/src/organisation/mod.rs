@@ -191,6 +191,12 @@ impl Tenant {
         self.roles.get(role).map(|role| role.session_seconds_max)
     }
 
+    /// Whether the tenant has a policy under this name; policies that come with Schloss are `managed/<name>`.
+    #[must_use]
+    pub fn has_policy(&self, name: &str) -> bool {
+        self.policies.contains_key(name)
+    }
+
     /// A role's trust policy.
     pub(crate) fn trust(&self, role: &str) -> Option<&Attached> {
         self.roles.get(role)?.trust.as_ref()

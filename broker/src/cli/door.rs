@@ -44,6 +44,52 @@ pub fn call(place: &DoorPlace, noun: &str, verb: &str, body: &Value) -> Result<V
     runtime.block_on(Door::find(place)?.call(noun, verb, body))
 }
 
+/// Posts JSON to the admin listener of `host:port` without showing a certificate: for what whoever holds a secret may ask.
+///
+/// # Errors
+/// [`Number::Broker`], and [`Number::Refused`] with the broker's words.
+pub fn post_unsigned(admin: &str, ca: &[u8], path: &str, body: &Value) -> Result<Value, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Number::Broker, error, "check the limits of open files"))?;
+    runtime.block_on(post(admin, ca, path, body))
+}
+
+async fn post(admin: &str, ca: &[u8], path: &str, body: &Value) -> Result<Value, Failure> {
+    let unreachable = |error: &dyn std::fmt::Display| {
+        Failure::new(
+            Number::Broker,
+            format!("{admin} cannot be reached: {error}"),
+            "name the admin listener and its CA",
+        )
+    };
+    let host = admin.rsplit_once(':').map_or(admin, |(host, _)| host).trim_matches(['[', ']']).to_owned();
+    let tls = schloss_certs::server_trust_config(ca)
+        .map_err(|error| Failure::new(Number::Certificate, error, "name a PEM file with the server's CA"))?;
+    let name = ServerName::try_from(host.clone()).map_err(|error| unreachable(&error))?;
+    let connecting = async {
+        let tcp = TcpStream::connect(admin).await?;
+        TlsConnector::from(tls).connect(name, tcp).await
+    };
+    let stream = tokio::time::timeout(CONNECT, connecting).await.map_err(|error| unreachable(&error))?;
+    let stream = stream.map_err(|error| unreachable(&error))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))?;
+    tokio::spawn(connection);
+    let request = Request::post(path)
+        .header("host", host)
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body.to_string())))
+        .map_err(|error| Failure::new(Number::Usage, error, "report this"))?;
+    let answer = sender.send_request(request).await.map_err(|error| unreachable(&error))?;
+    let refused = !answer.status().is_success();
+    let body = http_body_util::Limited::new(answer.into_body(), LINE_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| unreachable(&error))?.to_bytes();
+    let value: Value = serde_json::from_slice(&body).map_err(|error| unreachable(&error))?;
+    if refused { last(&ProgressBar::hidden(), value) } else { Ok(value) }
+}
+
 struct Door {
     host: IpAddr,
     port: u16,

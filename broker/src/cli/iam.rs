@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use clap::Subcommand;
 use schloss_authz::simulate::Simulator;
 
-use super::{Failure, Number, Place, audit};
+use super::door::DoorPlace;
+use super::iam_credentials::{AccessKeyVerb, BootstrapVerb, ScramVerb};
+use super::iam_people::{GroupVerb, RoleVerb, UserVerb};
+use super::{Failure, Number, Output, Place, audit, iam_plan};
 use crate::tenancy;
 
 /// A change is in force within a second; this is when to stop believing it.
@@ -35,6 +38,48 @@ pub enum Iam {
         #[command(flatten)]
         place: Place,
     },
+    /// Show what would change if a folder came into force, and credentials whose user is gone. Status 1 when there is any.
+    #[command(after_help = "Example:
+  schloss iam plan my-organisation --config /etc/schloss/schloss.toml --operator /etc/schloss/operator")]
+    Plan {
+        /// The folder.
+        folder: PathBuf,
+        #[command(flatten)]
+        place: DoorPlace,
+        /// Form of the answer.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Users of a tenant.
+    User {
+        #[command(subcommand)]
+        verb: UserVerb,
+    },
+    /// Groups of a tenant's users.
+    Group {
+        #[command(subcommand)]
+        verb: GroupVerb,
+    },
+    /// Roles of a tenant, and their sessions.
+    Role {
+        #[command(subcommand)]
+        verb: RoleVerb,
+    },
+    /// Access keys of users.
+    AccessKey {
+        #[command(subcommand)]
+        verb: AccessKeyVerb,
+    },
+    /// SCRAM passwords of users.
+    Scram {
+        #[command(subcommand)]
+        verb: ScramVerb,
+    },
+    /// One-time tokens for first administrators.
+    BootstrapToken {
+        #[command(subcommand)]
+        verb: BootstrapVerb,
+    },
     /// Judge requests against policies without a broker.
     #[command(after_help = "Example:
   schloss iam simulate --batch requests.jsonl")]
@@ -51,6 +96,13 @@ impl Iam {
             Self::Validate { folder: Some(folder), .. } => validate(&folder),
             Self::Validate { folder: None, place } => validate(&audit::config(&place)?.organisation_dir),
             Self::Apply { folder, place } => apply(folder.as_deref(), &place),
+            Self::Plan { folder, place, output } => iam_plan::run(&folder, &place, output),
+            Self::User { verb } => verb.run(),
+            Self::Group { verb } => verb.run(),
+            Self::Role { verb } => verb.run(),
+            Self::AccessKey { verb } => verb.run(),
+            Self::Scram { verb } => verb.run(),
+            Self::BootstrapToken { verb } => verb.run(),
             Self::Simulate { batch } => simulate(&batch),
         }
     }

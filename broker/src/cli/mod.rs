@@ -8,7 +8,11 @@ mod client;
 mod demo;
 mod door;
 mod failure;
+mod folder;
 mod iam;
+mod iam_credentials;
+mod iam_people;
+mod iam_plan;
 mod layout;
 mod quickstart;
 mod serve;
@@ -57,7 +61,7 @@ enum Command {
         #[command(subcommand)]
         verb: broker::BrokerVerb,
     },
-    /// Check, apply and try policies.
+    /// Principals, credentials and policies.
     Iam {
         #[command(subcommand)]
         verb: iam::Iam,

@@ -118,6 +118,11 @@ kms.cluster.key = "local:cluster"
 kms.local.keyring.file = {keyring}
 kms.local.key.file = {keyfile}
 
+# Every way to log in on the one port: see the manual, chapter authentication.
+ssl.client.auth = "requested"
+sasl.enabled.mechanisms = "AWS_MSK_IAM,OAUTHBEARER,SCRAM-SHA-256,SCRAM-SHA-512"
+sasl.default.tenant = "acme"
+
 group.initial.rebalance.delay.ms = 0
 "#,
         data = path(&layout.data),

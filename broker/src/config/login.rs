@@ -209,8 +209,8 @@ pub(super) fn login(keys: &mut Keys, base: &Path) -> LoginConfig {
         connections_per_principal_max: keys.size("max.connections.per.principal", 2_000, 1, 1_000_000),
         connection_rate: rate(keys, "max.connection.creation.rate", 2_000),
         connection_rate_per_ip: rate(keys, "max.connection.creation.rate.per.ip", 1_000),
-        login_rate_per_tenant: rate(keys, "max.login.rate.per.tenant", 500),
-        login_rate_per_principal: rate(keys, "max.login.rate.per.principal", 200),
+        login_rate_per_tenant: rate(keys, "max.login.rate.per.tenant", 1_000),
+        login_rate_per_principal: rate(keys, "max.login.rate.per.principal", 500),
         default_tenant: keys.text("sasl.default.tenant").map(|(text, _)| text),
         single_use_signatures: keys.boolean("sasl.aws.msk.iam.single.use.signatures", false),
         jwks: JwksConfig {

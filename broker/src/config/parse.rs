@@ -264,7 +264,7 @@ fn topic_defaults(keys: &mut Keys) -> TopicDefaults {
 
 fn limits(keys: &mut Keys) -> Limits {
     const MIB: usize = 1024 * 1024;
-    Limits {
+    let limits = Limits {
         request_bytes_max: keys.size("socket.request.max.bytes", 100 * MIB, 64 * 1024, 1024 * MIB),
         connections_max: keys.size("max.connections", 10_000, 1, 1_000_000),
         connections_per_ip_max: keys.size("max.connections.per.ip", 2_000, 1, 1_000_000),
@@ -277,7 +277,12 @@ fn limits(keys: &mut Keys) -> Limits {
         fetch_bytes_max: keys.size("fetch.max.bytes", 55 * MIB, 1024, 1024 * MIB),
         topics_per_tenant_max: keys.size("max.topics.per.tenant", 10_000, 1, 10_000_000),
         partitions_per_tenant_max: keys.size("max.partitions.per.tenant", 20_000, 1, 10_000_000),
+    };
+    if limits.queued_request_bytes_max < limits.request_bytes_max {
+        // A request of the size allowed would wait for ever for memory it can never have.
+        keys.mistake(0, "`queued.max.request.bytes` must be at least `socket.request.max.bytes`");
     }
+    limits
 }
 
 fn groups(keys: &mut Keys) -> GroupLimits {
@@ -397,6 +402,12 @@ kms.local.key.file = "keyring.key"
         for name in ["data.dir", "organisation.dir", "tls.key.file", "kms.provider", "kms.cluster.key"] {
             assert!(errors.contains(&format!("`{name}` is missing")), "{name}: {errors}");
         }
+    }
+
+    #[test]
+    fn requests_that_could_never_be_held_are_refused_with_the_file() {
+        let errors = parse(&format!("{WHOLE}queued.max.request.bytes = 2000000\n")).unwrap_err();
+        assert!(errors.to_string().contains("`queued.max.request.bytes` must be at least"), "{errors}");
     }
 
     #[test]

@@ -19,9 +19,12 @@ mod nobody;
 mod scram;
 mod session;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use schloss_authz::PrincipalKind;
 use schloss_core::{Clock, TenantId};
@@ -38,6 +41,9 @@ pub use session::{NewSession, SessionClaims, SessionCredential, SessionRefused, 
 pub use store::CredentialError;
 
 use access_keys::KeyEntry;
+
+/// How often last uses are written and ended tokens removed.
+const KEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// All credentials of this broker.
 pub struct Credentials {
@@ -161,6 +167,19 @@ impl Credentials {
             }
             CredentialRef::DelegationToken { tenant, id } => {
                 self.delegation_token(*tenant, id).is_some_and(|token| now_ms < token.expires_ms)
+            }
+        }
+    }
+
+    /// Writes down last uses and removes ended tokens, again and again.
+    pub async fn tend(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(KEEP_EVERY).await;
+            if let Err(error) = self.write_last_used().await {
+                tracing::warn!(%error, "the last use of access keys could not be written down");
+            }
+            if let Err(error) = self.remove_ended_tokens().await {
+                tracing::warn!(%error, "ended delegation tokens could not be removed");
             }
         }
     }

@@ -70,6 +70,24 @@ pub struct SessionClaims {
 }
 
 impl SessionClaims {
+    /// A session without anything special.
+    #[must_use]
+    pub fn new(name: &str, issued_ms: i64, expires_ms: i64) -> Self {
+        Self {
+            name: name.into(),
+            session: None,
+            issued_ms,
+            expires_ms,
+            policies: Vec::new(),
+            named: Vec::new(),
+            tags: BTreeMap::new(),
+            transitive: Vec::new(),
+            source_identity: None,
+            made_with: None,
+            facts: BTreeMap::new(),
+        }
+    }
+
     /// Whose session it is.
     #[must_use]
     pub fn principal(&self) -> PrincipalKind {

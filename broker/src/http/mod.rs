@@ -1,9 +1,12 @@
 //! The HTTPS admin listener: liveness, readiness, Prometheus metrics, the digest of the organisation in force, and the
 //! operators' door.
 //!
-//! In: HTTP/1.1 over TLS. Out: figures without tenants' names, for anyone; commands, for operators only ([`operator`]).
+//! In: HTTP/1.1 over TLS. Out: figures without tenants' names, for anyone; commands, for operators only ([`operator`]);
+//! temporary credentials, for whoever signs ([`crate::sts`]).
 
+mod iam_verbs;
 pub mod operator;
+mod sts;
 mod verbs;
 
 use std::net::SocketAddr;
@@ -25,8 +28,12 @@ use crate::broker::Broker;
 
 use operator::Peer;
 
-/// Connections at once: probes, one scraper and a few operators need few.
-const CONNECTIONS_MAX: usize = 64;
+/// Where an admin connection comes from.
+#[derive(Clone, Copy, Debug)]
+struct Source(SocketAddr);
+
+/// Connections at once: probes, scrapers and operators need few, clients of the STS one each for a moment.
+const CONNECTIONS_MAX: usize = 1_024;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const HEADER_READ: Duration = Duration::from_secs(10);
 const CONNECTION: Duration = Duration::from_secs(300);
@@ -39,7 +46,7 @@ pub async fn serve(listener: TcpListener, broker: Arc<Broker>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let (tcp, _peer): (_, SocketAddr) = match listener.accept().await {
+        let (tcp, source): (_, SocketAddr) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "admin listener could not accept");
@@ -54,7 +61,7 @@ pub async fn serve(listener: TcpListener, broker: Arc<Broker>) {
             let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await else { return };
             let peer = Peer(tls.operator(stream.get_ref().1).map(Into::into));
             let patience = if peer.0.is_some() { OPERATOR_CONNECTION } else { CONNECTION };
-            let service = TowerToHyperService::new(router.layer(Extension(peer)));
+            let service = TowerToHyperService::new(router.layer(Extension(peer)).layer(Extension(Source(source))));
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEADER_READ);
             let served = tokio::time::timeout(patience, builder.serve_connection(TokioIo::new(stream), service)).await;
@@ -72,6 +79,7 @@ fn router(broker: Arc<Broker>) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/organisation", get(organisation))
         .merge(operator::routes())
+        .merge(sts::routes())
         .with_state(broker)
 }
 

@@ -29,7 +29,7 @@ static VERBS: [Verb; 2] = [
 
 /// The command of this name.
 pub(super) fn find(noun: &str, verb: &str) -> Option<&'static Verb> {
-    VERBS.iter().find(|known| known.noun == noun && known.verb == verb)
+    VERBS.iter().chain(&super::iam_verbs::VERBS).find(|known| known.noun == noun && known.verb == verb)
 }
 
 async fn broker_show(call: &OperatorCall) -> Outcome {

@@ -180,11 +180,11 @@ fn role_of(issuer: &Issuer, claims: &Map<String, Value>) -> Option<String> {
 
 fn condition_keys(provider: &str, claims: &Map<String, Value>) -> Keys {
     let mut keys = Keys::new();
-    for (name, mut values, is_list) in jwt::condition_values(claims) {
-        let key = format!("{provider}:{name}");
-        if is_list {
-            keys.put(&key, KeyValue::Many(values.into_iter().map(Into::into).collect()));
-        } else if let Some(value) = values.pop() {
+    for mut claim in jwt::condition_values(claims) {
+        let key = format!("{provider}:{}", claim.name);
+        if claim.is_list {
+            keys.put(&key, KeyValue::Many(claim.values.into_iter().map(Into::into).collect()));
+        } else if let Some(value) = claim.values.pop() {
             keys.set(&key, value);
         }
     }

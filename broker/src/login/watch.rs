@@ -2,7 +2,7 @@
 //!
 //! Bounds: a stored credential that is removed cuts its connections at once; a change of the organisation's files or of
 //! certificates within [`RELOAD_EVERY`](crate::broker) plus the time to read them; an end that was known beforehand at
-//! that moment. Measured by `tests/suites/test_login_ends.py`.
+//! that moment. Measured by `tests/suites/test_reauthentication.py`.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;

@@ -35,6 +35,8 @@ use crate::wal::file::{FILE_BYTES, FileWal};
 /// Erased this long after the last partition let go of a segment, so that running reads end first.
 const ERASE_GRACE_MS: i64 = 2_000;
 const ERASE_EVERY: Duration = Duration::from_millis(1_000);
+/// Epochs replayed at a start that may wait for a flush in the background; each keeps at least one log file.
+const EPOCHS_BEHIND_MAX: usize = 8;
 /// How far a compressed batch may unfold when a time is looked for in it; it was checked when it came.
 const LOOKUP_BUDGET: Budget = Budget { bytes_max: 1 << 30, ratio_max: 1 << 20 };
 
@@ -143,6 +145,7 @@ impl Engine {
         let partitions = load_partitions(&*metadata).await?;
         let highest = partitions.values().map(|partition| partition.shard.0.saturating_add(1)).max().unwrap_or(0);
         let mut shards = Vec::new();
+        let mut epochs_behind = 0_usize;
         for number in 0..config.shards.max(highest).max(1) {
             let recovery = Recovery {
                 shard: ShardId(number),
@@ -155,6 +158,7 @@ impl Engine {
             let mut wal = logs(number)
                 .map_err(|source| OpenError::Io { what: "the write-ahead log's folder cannot be made", source })?;
             let recovered = recovery.run(&mut *wal).await?;
+            epochs_behind = epochs_behind.max(recovered.epochs_behind);
             let own: HashMap<_, _> = partitions
                 .iter()
                 .filter(|(_, partition)| partition.shard.0 == number)
@@ -217,7 +221,25 @@ impl Engine {
             maintenance: Mutex::default(),
         });
         engine.start_maintenance(config.retention_every);
+        engine.leave_old_epochs(epochs_behind).await;
         Ok(engine)
+    }
+
+    /// Flushes what was replayed, so that the files of old epochs can go. In the background as a rule; before serving when
+    /// kills came faster than that, else a broker that is killed again and again would fill its disk and start ever slower.
+    async fn leave_old_epochs(self: &Arc<Self>, epochs_behind: usize) {
+        if epochs_behind > EPOCHS_BEHIND_MAX {
+            if let Err(error) = self.flush().await {
+                tracing::warn!(%error, epochs_behind, "the epochs before this start could not be flushed");
+            }
+        } else if epochs_behind > 0 {
+            let commands: Vec<_> = self.shards.iter().map(|handle| handle.commands.clone()).collect();
+            for shard in commands {
+                // Nobody waits for the answer; a shard that has stopped says so elsewhere.
+                let (reply, _answer) = oneshot::channel();
+                drop(shard.send(Command::FlushNow(reply)));
+            }
+        }
     }
 
     /// Says who records stored bytes that are not what was written; the first call counts.

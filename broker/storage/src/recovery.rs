@@ -24,6 +24,8 @@ pub struct Recovered {
     pub last: (u64, [u8; 32]),
     pub tail_bytes: usize,
     pub oldest: HashMap<TenantId, (u64, u64)>,
+    /// Epochs whose files are still needed.
+    pub epochs_behind: usize,
 }
 
 /// What recovery works with.
@@ -97,6 +99,7 @@ impl Recovery<'_> {
                 WalError::Failed(source) => source,
             },
         })?;
+        let epochs_behind = sealed.len();
         self.metadata.confirm(guard, sealed).await?;
         Ok(Recovered {
             guard,
@@ -104,6 +107,7 @@ impl Recovery<'_> {
             last: (1, opening.digest()),
             tail_bytes: replayed.tail_bytes,
             oldest: replayed.oldest,
+            epochs_behind,
         })
     }
 

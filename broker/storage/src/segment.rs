@@ -122,7 +122,7 @@ impl Segment {
     /// Reads a range of the object; one that is gone or has another size than its row says is damaged, not unreachable.
     pub async fn range(&self, objects: &dyn ObjectStore, range: std::ops::Range<u64>) -> Result<Bytes, ReadError> {
         let wanted = range.end.saturating_sub(range.start);
-        match objects.get_range(&self.path, range).await {
+        match objects.get_ranges(&self.path, &[range]).await.map(|mut ranges| ranges.pop().unwrap_or_default()) {
             Ok(bytes) if bytes.len() as u64 == wanted => Ok(bytes),
             Ok(_) => Err(ReadError::Damaged(Damage::Size)),
             Err(object_store::Error::NotFound { .. }) => Err(ReadError::Damaged(Damage::Missing)),

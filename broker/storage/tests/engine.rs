@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use object_store::local::LocalFileSystem;
 use schloss_core::{Clock, ClusterId, ManualClock, PartitionId, TenantId, TopicId};
 use schloss_crypto::testing::TestVault;
 use schloss_metadata::{Metadata, SqliteMetadata, TopicRow};
-use schloss_storage::{AppendError, Engine, EngineConfig, LogConfig, OpenError, ReadError, StateRecord};
+use schloss_storage::{AppendError, Engine, EngineConfig, LocalStore, LogConfig, OpenError, ReadError, StateRecord};
 use schloss_wire::batch::{self, BatchHeader, BatchRules, Budget, KeyRule, TimeRule, ValidBatch};
 
 const NOW_MS: i64 = 1_700_000_000_000;
@@ -107,7 +106,7 @@ impl World {
         let objects = self.folder.path().join("objects");
         std::fs::create_dir_all(&objects).unwrap();
         let cluster = ClusterId::from_bytes(metadata.cluster_id().await.unwrap());
-        let objects = Arc::new(LocalFileSystem::new_with_prefix(objects).unwrap().with_fsync(true));
+        let objects = Arc::new(LocalStore::open(&objects).unwrap());
         let clock: Arc<dyn Clock> = self.clock.clone();
         Engine::open(config, cluster, metadata, objects, self.vault.clone(), clock).await
     }
@@ -356,7 +355,7 @@ async fn every_flipped_byte_of_a_segment_is_refused_and_never_served() {
         let engine = world.open().await;
         match engine.read(partition, 0, 1 << 20, true).await {
             Ok(read) => assert!(read.records.concat().windows(9).any(|window| window == b"the truth"), "byte {at}"),
-            Err(ReadError::Storage(_)) => refused += 1,
+            Err(ReadError::Damaged(_)) => refused += 1,
             Err(error) => panic!("byte {at}: {error}"),
         }
         engine.close().await;
@@ -413,4 +412,22 @@ async fn waiting_reader_is_woken_by_an_append() {
     put(&engine, partition, &[b"v"]).await;
     tokio::time::timeout(Duration::from_secs(5), watch.changed()).await.unwrap();
     engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broker_killed_again_and_again_keeps_few_log_files_and_every_record() {
+    let world = World::new();
+    let engine = world.open().await;
+    let partition = topic(&engine, LogConfig::default()).await;
+    put(&engine, partition, &[b"v"]).await;
+    drop(engine);
+    for kill in 1..30 {
+        // Dropped without being closed, as a kill leaves it.
+        let engine = world.open().await;
+        put(&engine, partition, &[b"v"]).await;
+        assert_eq!(values(&engine, partition, 0).await.len(), kill + 1);
+        drop(engine);
+        let files = std::fs::read_dir(world.folder.path().join("wal/0000")).unwrap().count();
+        assert!(files <= 16, "{files} log files after {kill} kills");
+    }
 }

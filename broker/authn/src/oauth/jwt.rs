@@ -289,29 +289,58 @@ fn seconds_ms(value: &Value) -> Option<i64> {
     whole.or_else(cut)?.checked_mul(1000)
 }
 
-/// The claims as values for condition keys: texts, numbers, truths, and lists of texts. Nested objects are left out.
+/// A claim as condition keys see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Its name; inside an object the names on the way, with `/` between them (`kubernetes.io/namespace`).
+    pub name: String,
+    /// Its values as text.
+    pub values: Vec<String>,
+    /// Whether it is a list, also one of one.
+    pub is_list: bool,
+}
+
+/// The claims as values for condition keys: texts, numbers, truths, lists of these, and what stands in objects.
 #[must_use]
-pub fn condition_values(claims: &Map<String, Value>) -> Vec<(String, Vec<String>, bool)> {
+pub fn condition_values(claims: &Map<String, Value>) -> Vec<Claim> {
+    let mut found = Vec::new();
+    gather(claims, "", 0, &mut found);
+    found
+}
+
+fn gather(claims: &Map<String, Value>, prefix: &str, depth: usize, found: &mut Vec<Claim>) {
     let scalar = |value: &Value| match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
         Value::Bool(truth) => Some(truth.to_string()),
         _ => None,
     };
-    let usable = claims.iter().filter(|(name, _)| name.len() <= CLAIM_NAME_BYTES_MAX).take(CLAIMS_MAX);
-    usable
-        .filter_map(|(name, value)| match value {
+    for (name, value) in claims {
+        let name = format!("{prefix}{name}");
+        if found.len() >= CLAIMS_MAX || name.len() > CLAIM_NAME_BYTES_MAX {
+            continue;
+        }
+        match value {
             Value::Array(list) if list.len() <= CLAIM_LIST_MAX => {
-                Some((name.clone(), list.iter().filter_map(scalar).collect(), true))
+                found.push(Claim { name, values: list.iter().filter_map(scalar).collect(), is_list: true });
             }
-            _ => scalar(value).map(|text| (name.clone(), vec![text], false)),
-        })
-        .collect()
+            Value::Object(inner) if depth < CLAIM_DEPTH_MAX => {
+                gather(inner, &format!("{name}/"), depth.saturating_add(1), found);
+            }
+            _ => {
+                if let Some(text) = scalar(value) {
+                    found.push(Claim { name, values: vec![text], is_list: false });
+                }
+            }
+        }
+    }
 }
 
 const CLAIMS_MAX: usize = 100;
 const CLAIM_NAME_BYTES_MAX: usize = 128;
 const CLAIM_LIST_MAX: usize = 500;
+/// Objects in objects; Kubernetes has two levels.
+const CLAIM_DEPTH_MAX: usize = 3;
 
 #[cfg(test)]
 #[path = "jwt_tests.rs"]

@@ -95,9 +95,19 @@ fn key_set_without_a_usable_key_is_refused() {
 fn claims_become_texts_and_lists_for_conditions() {
     let claims = judged("rs256").unwrap();
     let values = condition_values(&claims);
-    let value = |name: &str| values.iter().find(|(known, _, _)| known == name).map(|(_, v, many)| (v.clone(), *many));
+    let value =
+        |name: &str| values.iter().find(|claim| claim.name == name).map(|claim| (claim.values.clone(), claim.is_list));
     assert_eq!(value("sub"), Some((vec!["service-a".into()], false)));
     assert_eq!(value("groups"), Some((vec!["a".into(), "b".into()], true)));
     assert_eq!(value("admin"), Some((vec!["true".into()], false)));
     assert_eq!(value("n"), Some((vec!["3".into()], false)));
+}
+
+#[test]
+fn claims_inside_objects_are_named_by_their_way() {
+    let text =
+        r#"{"kubernetes.io":{"namespace":"shop","serviceaccount":{"name":"orders"}},"a":{"b":{"c":{"d":{"e":1}}}}}"#;
+    let names: Vec<_> =
+        condition_values(&serde_json::from_str(text).unwrap()).into_iter().map(|claim| claim.name).collect();
+    assert_eq!(names, ["kubernetes.io/namespace", "kubernetes.io/serviceaccount/name"]);
 }

@@ -238,8 +238,7 @@ fn whole_entry(content: &Bytes, at: usize) -> Option<(Header, std::ops::Range<us
 /// only the very last can be torn; anything behind it means that bytes were changed.
 fn later_entry_behind(content: &Bytes, from: usize, shard: u32, epoch: u64, seq: u64) -> bool {
     let mut at = from;
-    while let Some(found) = content.get(at..).and_then(|rest| rest.windows(8).position(|window| window == b"SCHLWAL1"))
-    {
+    while let Some(found) = content.get(at..).and_then(|rest| memchr::memmem::find(rest, b"SCHLWAL1")) {
         at = at.saturating_add(found);
         let later = content
             .get(at..)
