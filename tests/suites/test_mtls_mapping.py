@@ -55,7 +55,7 @@ class Gate:
 
 
 def served(raw):
-    r = raw.request("metadata", 12, topics=None, allow_auto_topic_creation=False, include_topic_authorized_operations=False)
+    r = sasl.metadata(raw)
     return r.cluster_id if r.brokers else None
 
 

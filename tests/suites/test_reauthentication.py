@@ -214,6 +214,7 @@ def test_a_suspended_tenant_is_cut_and_refused_and_the_other_is_not(door, record
             sasl.wire.Raw(door.broker, "globex") as by_certificate:
         assert by_password.scram(who, PASSWORD).code == OK and other.scram(bystander, PASSWORD).code == OK
         assert by_key.iam(sigv4.payload(door.key_of("globex"), host="globex.localhost")).code == OK
+        assert sasl.is_served(by_certificate)
         door.write("globex", "tenant.toml", "suspended = true\n" + before)
         try:
             began = time.monotonic()
