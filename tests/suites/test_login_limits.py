@@ -152,9 +152,11 @@ def test_too_many_connects_is_in_the_audit_log(tight):
 
 
 def test_iam_logins_are_bounded_alike(tight):
-    source, answers = addresses(17), []
-    for _ in range(40):
-        with sasl.Sasl(tight.broker, source=next(source)) as s:
-            answers.append(s.iam(sigv4.payload(tight.key)))
+    def one(_):  # all from one address: the signatures of one second are equal, and from another address a replay
+        with sasl.Sasl(tight.broker, source="127.17.0.1", timeout=30) as s:
+            return s.iam(sigv4.payload(tight.key))
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(one, range(24)))
     refused = [a for a in answers if a.code != OK]
-    assert refused and any(TOO_MANY.fullmatch(a.message) for a in refused), refused[:3]
+    assert refused and all(TOO_MANY.fullmatch(a.message) for a in refused), refused[:3]
