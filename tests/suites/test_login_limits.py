@@ -152,9 +152,11 @@ def test_too_many_connects_is_in_the_audit_log(tight):
 
 
 def test_iam_logins_are_bounded_alike(tight):
+    key = tight.key
+
     def one(_):  # all from one address: the signatures of one second are equal, and from another address a replay
         with sasl.Sasl(tight.broker, source="127.17.0.1", timeout=30) as s:
-            return s.iam(sigv4.payload(tight.key))
+            return s.iam(sigv4.payload(key))
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(one, range(24)))
