@@ -15,18 +15,18 @@ use quick_cache::sync::Cache;
 use schloss_core::{Clock, ClusterId, PartitionId, ShardId, TenantId, TopicId};
 use schloss_crypto::KeyVault;
 use schloss_metadata::{Metadata, PartitionRow, TopicRow};
-use schloss_wire::batch::{self, Budget, ValidBatch};
+use schloss_wire::batch::ValidBatch;
 use tokio::sync::oneshot;
 
 use crate::error::{AppendError, LogError, OpenError, ReadError};
 use crate::flush::Flusher;
-use crate::integrity::{Damage, Integrity, IntegritySink};
+use crate::integrity::{Integrity, IntegritySink};
 use crate::keys::{RowKeys, TenantKeys};
 use crate::maintenance;
 use crate::partition::{LogConfig, Offsets, Part, Partition, Watch};
 use crate::read::{ByBytes, Read, Reader};
 use crate::recovery::Recovery;
-use crate::segment::{Segment, whole};
+use crate::segment::Segment;
 use crate::shard::{self, Appended, Command, OWN_STATE, Shard, ShardLimits, ShardShared, StateRecord};
 use crate::stats::{Counters, EngineStats};
 use crate::topic_keys::TopicKeys;
@@ -38,8 +38,6 @@ const ERASE_GRACE_MS: i64 = 2_000;
 const ERASE_EVERY: Duration = Duration::from_millis(1_000);
 /// Epochs replayed at a start that may wait for a flush in the background; each keeps at least one log file.
 const EPOCHS_BEHIND_MAX: usize = 8;
-/// How far a compressed batch may unfold when a time is looked for in it; it was checked when it came.
-const LOOKUP_BUDGET: Budget = Budget { bytes_max: 1 << 30, ratio_max: 1 << 20 };
 
 /// The engine's settings.
 #[derive(Clone, Debug)]
@@ -560,112 +558,6 @@ impl Engine {
         })
     }
 
-    /// The first record with a timestamp of at least `timestamp`.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub async fn offset_for_time(&self, id: PartitionId, timestamp: i64) -> Result<Option<(i64, i64)>, ReadError> {
-        let partition = self.partition(id).ok_or(ReadError::UnknownPartition)?;
-        let (parts, tail, log_start) = snapshot(&partition);
-        for part in parts.iter().filter(|part| part.row.max_timestamp >= timestamp) {
-            let found = self
-                .find_in_part(
-                    id,
-                    part,
-                    log_start,
-                    |frame| frame >= timestamp,
-                    |bytes| batch::find_time(bytes, timestamp, LOOKUP_BUDGET),
-                )
-                .await?;
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        for bytes in tail.iter().filter(|batch| batch.max_timestamp >= timestamp) {
-            let found = batch::find_time(&whole(bytes), timestamp, LOOKUP_BUDGET)
-                .map_err(|error| ReadError::Storage(error.to_string()))?;
-            if let Some(found) = found.filter(|found| found.offset >= log_start) {
-                return Ok(Some((found.offset, found.timestamp)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The record with the largest timestamp, the first of several.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub async fn max_timestamp(&self, id: PartitionId) -> Result<Option<(i64, i64)>, ReadError> {
-        let partition = self.partition(id).ok_or(ReadError::UnknownPartition)?;
-        let (parts, tail, log_start) = snapshot(&partition);
-        let largest =
-            parts.iter().map(|part| part.row.max_timestamp).chain(tail.iter().map(|batch| batch.max_timestamp)).max();
-        let Some(largest) = largest.filter(|largest| *largest >= 0) else { return Ok(None) };
-        for part in parts.iter().filter(|part| part.row.max_timestamp == largest) {
-            let found = self
-                .find_in_part(
-                    id,
-                    part,
-                    log_start,
-                    |frame| frame == largest,
-                    |bytes| batch::find_time(bytes, largest, LOOKUP_BUDGET),
-                )
-                .await?;
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        for bytes in tail.iter().filter(|batch| batch.max_timestamp == largest) {
-            let found = batch::latest_time(&whole(bytes), LOOKUP_BUDGET)
-                .map_err(|error| ReadError::Storage(error.to_string()))?;
-            if let Some(found) = found {
-                return Ok(Some((found.offset, found.timestamp)));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn find_in_part(
-        &self,
-        id: PartitionId,
-        part: &Part,
-        log_start: i64,
-        wanted: impl Fn(i64) -> bool,
-        find: impl Fn(&[u8]) -> Result<Option<batch::TimeAt>, batch::RecordError>,
-    ) -> Result<Option<(i64, i64)>, ReadError> {
-        let found = self.search_part(id, part, log_start, wanted, find).await;
-        found.inspect_err(|error| self.reader.integrity.report(&self.counters, &part.segment, error))
-    }
-
-    async fn search_part(
-        &self,
-        id: PartitionId,
-        part: &Part,
-        log_start: i64,
-        wanted: impl Fn(i64) -> bool,
-        find: impl Fn(&[u8]) -> Result<Option<batch::TimeAt>, batch::RecordError>,
-    ) -> Result<Option<(i64, i64)>, ReadError> {
-        let opened = part.segment.open(&*self.objects, &*self.reader.vault, self.reader.cluster).await?;
-        let frames = opened.index.get(&id).map(Vec::as_slice).unwrap_or_default();
-        let in_part = frames.iter().filter(|frame| {
-            frame.first_offset >= part.row.first_offset
-                && frame.first_offset < part.row.next_offset
-                && wanted(frame.max_timestamp)
-        });
-        for frame in in_part {
-            for (_, plain) in self.reader.open_frames(id, &part.segment, &opened, std::slice::from_ref(frame)).await? {
-                for stored in batch::split(plain) {
-                    let stored = stored.map_err(|_| ReadError::Damaged(Damage::Batches))?;
-                    let found = find(&stored.bytes).map_err(|error| ReadError::Storage(error.to_string()))?;
-                    if let Some(found) = found.filter(|found| found.offset >= log_start) {
-                        return Ok(Some((found.offset, found.timestamp)));
-                    }
-                }
-            }
-        }
-        Ok(None)
-    }
-
     /// Moves a partition's log start forward; returns where it is then.
     ///
     /// # Errors
@@ -787,11 +679,6 @@ impl Drop for Engine {
             handle.shared.abandoned.store(true, Ordering::Release);
         }
     }
-}
-
-fn snapshot(partition: &Partition) -> (Vec<Part>, Vec<crate::partition::TailBatch>, i64) {
-    let inner = partition.read();
-    (inner.parts.iter().cloned().collect(), inner.tail.iter().cloned().collect(), inner.log_start)
 }
 
 /// Partitions with their parts, as the manifest has them.

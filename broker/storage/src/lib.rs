@@ -17,6 +17,7 @@
 
 mod anchor;
 mod append;
+mod by_time;
 mod engine;
 mod epoch_keys;
 mod error;
