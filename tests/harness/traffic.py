@@ -114,6 +114,26 @@ def fetch(raw, topic, partition=0, offset=0):
     return int(p.error_code), p.records
 
 
+def everything(raw, topic):
+    """The values of a topic's only partition, from the start; any error is one of the test."""
+    from .reader import records
+    out, offset = [], 0
+    while True:
+        error, batches = fetch(raw, topic, offset=offset)
+        assert error == 0, error
+        if not batches:
+            return out
+        at = 0
+        while at + 61 <= len(batches):
+            size = 12 + int.from_bytes(batches[at + 8:at + 12], "big")
+            if at + size > len(batches):
+                break
+            for r in records(batches[at:at + size]):
+                out.append(r.value.decode())
+                offset = r.offset + 1
+            at += size
+
+
 def commit(raw, topic, group="asker"):
     r = raw.call(wire.build("offset_commit", 8, group_id=group, generation_id_or_member_epoch=-1, topics=[dict(name=topic, partitions=[
         dict(partition_index=0, committed_offset=1, committed_leader_epoch=-1)])]))

@@ -60,9 +60,8 @@ def restored(b, kms, tmp_path, backup=None, *more):
 
 
 def values(b, topic, tenant="acme"):
-    from suites.test_kms_revocation import everything
     with wire.Raw(b, tenant=tenant, timeout=30) as raw:
-        return everything(raw, topic)
+        return traffic.everything(raw, topic)
 
 
 def test_everything_is_back_on_an_empty_machine(ground, kms, tmp_path):

@@ -74,7 +74,7 @@ def window(tmp_path_factory):
             seen.acknowledged[t] = p.stop()
         for t in b.tenants:
             with wire.Raw(b, tenant=t, timeout=30) as raw:
-                seen.read[t] = everything(raw, topics[t])
+                seen.read[t] = traffic.everything(raw, topics[t])
         yield seen
         if b.running():
             b.kill()
@@ -100,27 +100,6 @@ def stopped_after(seen, tenant):
 
 def back_after(seen, tenant):
     return seen.askers[tenant].first(served, seen.allowed_at)
-
-
-def everything(raw, topic):
-    """The values of a topic's only partition, from the start."""
-    from harness import reader
-    out, offset = [], 0
-    while True:
-        error, raw_records = traffic.fetch(raw, topic, offset=offset)
-        assert error == 0, error
-        if not raw_records:
-            return out
-        at = 0
-        while at + 61 <= len(raw_records):
-            size = 12 + int.from_bytes(raw_records[at + 8:at + 12], "big")
-            if at + size > len(raw_records):
-                break
-            batch = raw_records[at:at + size]
-            for r in reader.records(batch):
-                out.append(r.value.decode())
-                offset = r.offset + 1
-            at += size
 
 
 def secrets_of(kms, b, tenant):
@@ -237,7 +216,7 @@ def status(b, path):
 
 def values(b, tenant):
     with wire.Raw(b, tenant=tenant, timeout=10) as raw:
-        return everything(raw, "kept")
+        return traffic.everything(raw, "kept")
 
 
 def test_a_start_without_the_kms_says_so_serves_nothing_and_goes_on_when_it_is_back(at_rest):

@@ -43,9 +43,8 @@ def grown(kms, tmp_path):
 
 
 def read_all(b, topic="old", tenant="acme"):
-    from suites.test_kms_revocation import everything
     with wire.Raw(b, tenant=tenant, timeout=30) as raw:
-        return everything(raw, topic)
+        return traffic.everything(raw, topic)
 
 
 def set_key(b, kms, alias="acme"):

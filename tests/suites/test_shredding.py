@@ -58,9 +58,8 @@ def grow(kms, tmp_path):
 
 
 def values(b, topic, tenant="acme"):
-    from suites.test_kms_revocation import everything
     with wire.Raw(b, tenant=tenant, timeout=30) as raw:
-        return everything(raw, topic)
+        return traffic.everything(raw, topic)
 
 
 def topic_key_files(b, tenant):
