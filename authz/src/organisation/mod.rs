@@ -13,6 +13,7 @@
 //! tenants/<alias>/roles/<name>.toml         policies, boundary, trust, max_session_duration, [tags]
 //! tenants/<alias>/groups/<name>.toml        policies
 //! tenants/<alias>/certificates.toml         [[certificate]] common_name|subject|uri|dns|email -> user|role|kafka_user
+//! tenants/<alias>/break-glass/<id>.toml     operator, reason, from, until, policies
 //! tenants/<alias>/mounts.toml               [[mount]] name, topic: another tenant's topic under a name of one's own
 //! tenants/<alias>/policies/<name>.json      identity policies and boundaries
 //! tenants/<alias>/trust/<name>.json         trust policies
@@ -26,6 +27,7 @@
 //! - Accounts, aliases, host names and client CAs are unique over all tenants.
 
 mod authentication;
+mod break_glass;
 mod load;
 mod lookup;
 mod managed;
@@ -39,6 +41,7 @@ use std::sync::Arc;
 use casbin::{DefaultRoleManager, RoleManager};
 
 pub use authentication::{Authentication, Issuer, MECHANISMS};
+pub use break_glass::BreakGlass;
 pub use managed::MANAGED;
 pub use people::{CertificateFacts, IdentifyError, Principal, PrincipalKind};
 
@@ -77,6 +80,7 @@ pub struct Tenant {
     cluster_policies: Vec<Attached>,
     certificates: Vec<CertificateRule>,
     mounts: Arc<BTreeMap<Box<str>, SharedTopic>>,
+    break_glass: Vec<BreakGlass>,
     suspended: bool,
     authentication: Authentication,
     issuers: Vec<Issuer>,
@@ -175,6 +179,12 @@ impl Tenant {
     #[must_use]
     pub fn cluster_policies(&self) -> &[Attached] {
         &self.cluster_policies
+    }
+
+    /// Operators' time-boxed access to it, past and future grants included while their files are there.
+    #[must_use]
+    pub fn break_glass(&self) -> &[BreakGlass] {
+        &self.break_glass
     }
 
     /// Topics of other tenants under names that look like its own.
