@@ -110,7 +110,12 @@ def outcome(holder, idempotent):
         p.produce(holder.topic, b"v", on_delivery=lambda e, m: errors.append(e.code() if e else None))
     except confluent_kafka.KafkaException as e:
         return e.args[0].code()
-    p.flush(10)
+    try:
+        p.flush(10)
+    except confluent_kafka.KafkaException as e:  # an idempotent producer that is refused its id is at an end
+        errors.append(e.args[0].code())
+    except SystemError:  # the same, while its callback runs
+        errors.append(KafkaError._FATAL)
     return None if None in errors else next((e for e in errors if e), errors)
 
 
