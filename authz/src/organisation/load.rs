@@ -1,6 +1,6 @@
 //! Puts an organisation together from its files.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use casbin::{DefaultRoleManager, RoleManager};
@@ -225,6 +225,7 @@ impl<'a> Loading<'a> {
         let certificates = self.certificates(&folder, &users, &roles);
         let mounts = Arc::new(self.mounts(&folder, account));
         let access = self.toml(&file, read_access).unwrap_or_default();
+        let kafka_users = self.toml(&file, |table| read_kafka_users(table, &users)).unwrap_or_default();
         let issuers = self.folder(&format!("{folder}issuers/"), ".toml");
         let issuers = issuers
             .into_iter()
@@ -247,6 +248,7 @@ impl<'a> Loading<'a> {
             certificates,
             mounts,
             break_glass,
+            kafka_users,
             suspended: access.0,
             authentication: access.1,
             issuers,
@@ -480,6 +482,7 @@ fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant
         "kms_key",
         "client_ca",
         "client_ca_sha256",
+        "kafka_users",
         "cluster",
         "suspended",
         "authentication",
@@ -542,6 +545,20 @@ fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant
 fn read_access(table: &mut Table<'_, '_, '_>) -> (bool, Authentication) {
     let authentication = table.table("authentication", false, |table| Some(authentication::read(table)));
     (table.truth("suspended", false), authentication.unwrap_or_default())
+}
+
+/// Names with SCRAM passwords that are Kafka's own principals; an IAM user cannot be one as well.
+fn read_kafka_users(table: &mut Table<'_, '_, '_>, users: &BTreeMap<Box<str>, Identity>) -> BTreeSet<Box<str>> {
+    let mut names = BTreeSet::new();
+    for (at, name) in table.texts("kafka_users") {
+        if users.contains_key(name) {
+            let problem = Problem::Duplicate { kind: "user", name: name.into(), other: "users/".into() };
+            table.findings.add(at, problem);
+        } else if !names.insert(name.into()) {
+            table.findings.add(at, Problem::Repeated { name: name.into() });
+        }
+    }
+    names
 }
 
 type Form = fn(Box<str>) -> Shows;

@@ -6,7 +6,7 @@
 //! organisation.toml                         id, guardrails (levels of names), resource_controls
 //! guardrails/<name>.json                    service control policies
 //! resource-controls/<name>.json             resource control policies
-//! tenants/<alias>/tenant.toml               account, [cluster], hosts, kms_key, client_ca
+//! tenants/<alias>/tenant.toml               account, [cluster], hosts, kms_key, client_ca, kafka_users
 //!                                           suspended, [authentication] (see `authentication`)
 //! tenants/<alias>/issuers/<name>.toml       identity providers whose tokens are taken
 //! tenants/<alias>/users/<name>.toml         groups, policies, boundary, [tags]
@@ -34,7 +34,7 @@ mod managed;
 mod people;
 mod tables;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -81,6 +81,7 @@ pub struct Tenant {
     certificates: Vec<CertificateRule>,
     mounts: Arc<BTreeMap<Box<str>, SharedTopic>>,
     break_glass: Vec<BreakGlass>,
+    kafka_users: BTreeSet<Box<str>>,
     suspended: bool,
     authentication: Authentication,
     issuers: Vec<Issuer>,
@@ -226,7 +227,7 @@ impl Tenant {
         match kind {
             PrincipalKind::User { name } => self.user(name),
             PrincipalKind::Role { name, session } => self.role(name, session),
-            PrincipalKind::Kafka { name } => Some(self.kafka_user(name)),
+            PrincipalKind::Kafka { name } => self.has_kafka_user(name).then(|| self.kafka_user(name)),
         }
     }
 
