@@ -12,6 +12,8 @@ pub mod threat_model {}
 pub mod authentication {}
 #[doc = include_str!("../manual/policies.md")]
 pub mod policies {}
+#[doc = include_str!("../manual/credentials.md")]
+pub mod credentials {}
 #[doc = include_str!("../manual/operations.md")]
 pub mod operations {}
 #[doc = include_str!("../manual/clients.md")]

@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -85,7 +86,7 @@ def test_the_sdk_needs_nothing_but_environment_variables(castle):
     code = f"""import boto3; c = boto3.client("sts"); print(c.assume_role(RoleArn="{castle.role('reader')}", RoleSessionName="env")["AssumedRoleUser"]["Arn"])"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={
         **os.environ, "AWS_ENDPOINT_URL_STS": f"https://localhost:{castle.b.admin_port}", "AWS_CA_BUNDLE": str(castle.b.client().ca),
-        "AWS_ACCESS_KEY_ID": key[0], "AWS_SECRET_ACCESS_KEY": key[1], "AWS_REGION": "us-west-2"})
+        "AWS_ACCESS_KEY_ID": key[0], "AWS_SECRET_ACCESS_KEY": key[1], "AWS_DEFAULT_REGION": "us-west-2"})
     assert done.stdout.strip().endswith(":assumed-role/reader/env"), done.stderr
 
 
@@ -189,8 +190,12 @@ def test_requests_that_are_no_requests_get_an_error_sdks_can_read(castle, body, 
     assert got == status and f"<Code>{code}</Code>" in text and "<RequestId>" in text, text
 
 
-def test_a_body_beyond_the_bound_is_not_read(castle):
-    assert post(castle.b, b"a" * 300_000)[0] == 413
+def test_a_body_beyond_the_bound_is_answered_before_it_is_read_to_its_claimed_end(castle):
+    head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000000000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", castle.b.admin_port), timeout=10) as plain:
+        with castle.b.client().tls(certificate=False).wrap_socket(plain, server_hostname="localhost") as stream:
+            stream.sendall(head + b"a" * (192 * 1024 + 1))
+            assert stream.recv(64).startswith(b"HTTP/1.1 413")
 
 
 @pytest.mark.parametrize("minutes", [-16, 16])
@@ -230,6 +235,28 @@ def test_a_session_survives_a_restart_and_falls_with_its_role(fresh):
     iam.session(b, credentials).get_caller_identity()
     iam.command(b, "role", "delete", "gone", "--tenant", "acme")
     assert iam.refusal(iam.session(b, credentials).get_caller_identity) == ("InvalidClientTokenId", 403)
+
+
+def test_a_suspended_tenants_keys_sign_nothing_and_its_roles_are_nobodys(fresh):
+    b = fresh()
+    for tenant in ("acme", "globex"):
+        iam.write(b, f"tenants/{tenant}/policies/may-assume.json", {"Version": "2012-10-17", "Statement": [
+            {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"}]})
+        iam.write(b, f"tenants/{tenant}/users/producer.toml", 'policies = ["producer", "may-assume"]\n')
+    iam.write(b, "tenants/globex/trust/r.json", iam.trust(iam.trusting({"AWS": iam.user_arn(b, "producer")})))
+    iam.write(b, "tenants/globex/roles/r.toml", 'policies = []\ntrust = "r"\n')
+    iam.settle(b)
+    own, other = iam.access_key(b, "producer"), iam.access_key(b, "producer", "globex")
+    wish = dict(RoleArn=iam.role_arn(b, "r", "globex"), RoleSessionName="s1")
+    session = iam.session(b, iam.sts(b, own).assume_role(**wish)["Credentials"])
+    iam.sts(b, other).get_caller_identity()
+    file = b.organisation / "tenants/globex/tenant.toml"
+    iam.write(b, "tenants/globex/tenant.toml", "suspended = true\n" + file.read_text())
+    iam.settle(b)
+    assert iam.refusal(iam.sts(b, other).get_caller_identity) == ("InvalidClientTokenId", 403)
+    assert iam.refusal(session.get_caller_identity) == ("InvalidClientTokenId", 403)
+    assert iam.refusal(iam.sts(b, own).assume_role, **wish) == DENIED
+    iam.sts(b, own).get_caller_identity()
 
 
 def test_each_refusal_is_an_event_that_names_the_step_and_each_session_one_too(castle):

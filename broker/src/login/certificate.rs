@@ -23,7 +23,7 @@ impl Broker {
     /// # Errors
     /// [`Failed`].
     pub(crate) fn by_certificate(&self, door: &Door) -> Result<Proved, Failed> {
-        let failed = |why: &dyn std::fmt::Display| Failed::at("certificate", why, Told::AccessDenied);
+        let failed = |why: &dyn std::fmt::Display| Failed::at("certificate", why, Told::AccessDenied).by(MECHANISM);
         let certificate = door.certificate.as_ref().ok_or_else(|| failed(&"the client showed no certificate"))?;
         if !door.takes_certificates() {
             return Err(failed(&"the listener takes no certificates as a login"));

@@ -1,11 +1,12 @@
 //! Who signed the request: the access key, its secret, the signature, the principal.
 
+use schloss_authn::signed_request::{Authorization, HttpRequest};
+use schloss_authn::sigv4::SignatureRefusal;
 use schloss_authz::{Principal, PrincipalKind, SessionTerms};
 use schloss_core::TenantId;
 
 use super::Trail;
 use super::answer::{Code, Refusal};
-use super::signed_request::{Authorization, HttpRequest, SignatureRefusal};
 use crate::broker::Broker;
 use crate::credentials::{SessionClaims, SessionRefused};
 use crate::tenancy::tenant_id;
@@ -78,6 +79,9 @@ impl Caller {
         trail.tenants.push(found.tenant);
         let organisation = broker.tenancy.policies().organisation();
         let entry = organisation.tenants().find(|entry| tenant_id(entry) == Some(found.tenant));
+        if entry.is_some_and(schloss_authz::Tenant::is_suspended) {
+            return Err(unknown().because("the tenant is suspended"));
+        }
         let principal = entry.and_then(|entry| entry.principal(&found.kind));
         let principal = principal.ok_or_else(|| unknown().because("the key's user or role is gone"))?;
         trail.principal = Some(principal.arn());
