@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::abroad::Met;
 use crate::acls::Acls;
+use crate::break_glass;
 use crate::catalog::{Catalog, CatalogLimits};
 use crate::cli::{Failure, Number};
 use crate::config::Config;
@@ -158,6 +159,8 @@ impl Broker {
         });
         broker.open_tenants().await?;
         broker.tell_organisation();
+        let grants = break_glass::grants(&broker.tenancy.policies().organisation());
+        break_glass::tell(&broker, &std::collections::BTreeSet::new(), &grants).await;
         Ok(broker)
     }
 
@@ -318,11 +321,14 @@ impl Broker {
         let loaded = tokio::task::spawn_blocking(move || tenancy::load(&folder)).await;
         let failed = match loaded {
             Ok(Ok((organisation, digest))) => {
+                let before = break_glass::grants(&self.tenancy.policies().organisation());
+                let after = break_glass::grants(&organisation);
                 let epoch = self.tenancy.replace(organisation, digest);
                 self.organisation_changed.send_replace(epoch);
                 self.tell_organisation();
                 tracing::info!(epoch, "a new organisation is in force");
                 self.record_reload(Verdict::Allowed, format!("version {epoch}")).await;
+                break_glass::tell(self, &before, &after).await;
                 self.open_tenants().await.err().map(|failure| failure.to_string())
             }
             Ok(Err(error)) => Some(error.to_string()),

@@ -4,6 +4,7 @@ pub mod abroad;
 pub mod acls;
 pub mod api;
 pub mod authorize;
+pub mod break_glass;
 pub mod broker;
 pub mod broker_config;
 pub mod catalog;

@@ -22,9 +22,10 @@ pub(super) struct Verb {
 pub(super) const TOLD: [&str; 6] = ["tenant", "topic", "user", "role", "key", "id"];
 
 /// All commands. A new one is a row here and a function in the room that does the work.
-static VERBS: [Verb; 2] = [
+static VERBS: [Verb; 3] = [
     Verb { noun: "broker", verb: "show", run: |call| Box::pin(broker_show(call)) },
     Verb { noun: "tenant", verb: "list", run: |call| Box::pin(tenant_list(call)) },
+    Verb { noun: "break-glass", verb: "open", run: |call| Box::pin(crate::break_glass::open(call)) },
 ];
 
 /// The command of this name.
