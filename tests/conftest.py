@@ -72,6 +72,28 @@ def fresh(target_class, tmp_path):
         shutil.rmtree(b.folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def door_class(request):
+    from harness.door import KafkaDoor, SchlossDoor
+    return {"schloss": SchlossDoor, "kafka": KafkaDoor}[request.config.getoption("--target")]
+
+
+@pytest.fixture(scope="session")
+def door(door_class, tmp_path_factory):
+    """The broker of the login suites: every mechanism, an OIDC issuer, the real login clients."""
+    d = door_class(tmp_path_factory.mktemp("door"))
+    yield d
+    d.close()
+
+
+@pytest.fixture(scope="session")
+def short_door(door_class, tmp_path_factory):
+    """The like of `door` with `connections.max.reauth.ms` of a few seconds."""
+    d = door_class(tmp_path_factory.mktemp("short-door"), reauthentication_ms=3000)
+    yield d
+    d.close()
+
+
 @pytest.fixture
 def name():
     """A name no other test uses."""

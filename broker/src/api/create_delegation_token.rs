@@ -143,7 +143,7 @@ pub(super) fn concerns(token: &DelegationToken, principal: &Principal) -> bool {
 /// A principal's name in Kafka's words: a user's name, a role's ARN.
 pub(super) fn kafka_name(principal: &Principal) -> String {
     match &principal.kind {
-        PrincipalKind::User { name } => name.to_string(),
+        PrincipalKind::User { name } | PrincipalKind::Kafka { name } => name.to_string(),
         PrincipalKind::Role { .. } => principal.policy_arn(),
     }
 }

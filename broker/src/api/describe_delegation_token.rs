@@ -46,7 +46,9 @@ fn name_of(organisation: &Organisation, me: &Principal, kind: &PrincipalKind) ->
     let found = organisation.tenant(me.account).and_then(|tenant| tenant.principal(kind));
     found.map_or_else(
         || match kind {
-            PrincipalKind::User { name } | PrincipalKind::Role { name, .. } => name.to_string(),
+            PrincipalKind::User { name } | PrincipalKind::Role { name, .. } | PrincipalKind::Kafka { name } => {
+                name.to_string()
+            }
         },
         |principal| kafka_name(&principal),
     )

@@ -37,6 +37,7 @@ use schloss_authn::sigv4::SigningKeys;
 use schloss_authz::{Principal, RequestContext, ResourceRef, Session as Policies, SessionTerms, can};
 use schloss_core::{ErrorCode, TenantId};
 
+use crate::abroad::Abroad;
 use crate::authorize::reason;
 use crate::broker::Broker;
 use crate::session::Session;
@@ -245,6 +246,7 @@ impl Broker {
             exchange: tokio::sync::Mutex::new(exchange),
             identity: RwLock::new(Arc::new(identity)),
             policies: Mutex::new(Arc::new(policies)),
+            abroad: Abroad::default(),
             fetch_session: Mutex::new(None),
             ended: tokio::sync::watch::Sender::new(false),
             renewed: tokio::sync::watch::Sender::new(0),

@@ -89,7 +89,7 @@ impl Caller {
     /// AWS's `UserId`: what policies compare as `aws:userid`.
     pub fn user_id(&self) -> String {
         match &self.principal.kind {
-            PrincipalKind::User { name } => name.to_string(),
+            PrincipalKind::User { name } | PrincipalKind::Kafka { name } => name.to_string(),
             PrincipalKind::Role { name, session } => format!("{name}:{session}"),
         }
     }
