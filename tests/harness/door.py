@@ -76,6 +76,7 @@ class SchlossDoor(Door):
     def __init__(self, folder, reauthentication_ms=None, config=None):
         folder.mkdir(exist_ok=True)
         self.issuer, self.reauthentication_ms = Issuer(folder / "issuer"), reauthentication_ms
+        self.pods = Issuer(folder / "pods", self.issuer.authority)
         settings = {"sasl.enabled.mechanisms": ["AWS_MSK_IAM", "OAUTHBEARER", *MECHANISM],
                     "sasl.oauthbearer.jwks.allowed.hosts": ["localhost"], "sasl.oauthbearer.jwks.private.hosts": ["localhost"],
                     "sasl.oauthbearer.jwks.ca.file": str(self.issuer.ca),
@@ -130,6 +131,18 @@ class SchlossDoor(Door):
                               "Action": "sts:AssumeRoleWithWebIdentity",
                               "Condition": {"StringEquals": {f"{provider}:sub": self.web_subject, f"{provider}:aud": self.issuer.audience}}}]
             roles["web"] = "admin"
+            # A second provider, by the preset for Kubernetes; its tokens may name the role, and their claims are condition keys.
+            cluster = self.pods.url.removeprefix("https://")
+            trusts["pods"] = [{"Effect": "Allow", "Principal": {"Federated": f"arn:aws:iam::{account}:oidc-provider/{cluster}"},
+                               "Action": "sts:AssumeRoleWithWebIdentity",
+                               "Condition": {"StringLike": {f"{cluster}:sub": "system:serviceaccount:prod:*"}}}]
+            trusts["pods-admin"] = trusts["pods"]
+            roles.update({"pods": "pods", "pods-admin": "admin"})
+            self.write(alias, "policies/pods.json", document(
+                statement(["kafka-cluster:Connect", "kafka-cluster:DescribeTopic"]),
+                statement("kafka-cluster:WriteData", Condition={"StringEquals": {f"{cluster}:team": "red"}})))
+            self.write(alias, "issuers/pods.toml", f'preset = "kubernetes"\nissuer = "{self.pods.url}"\njwks_url = "{self.pods.jwks_url}"\n'
+                       f'audiences = ["{self.pods.audience}"]\nrole = "pods"\nrole_claim = "kafka_role"\n')
             self.write(alias, "issuers/corporate.toml", f'issuer = "{self.issuer.url}"\njwks_url = "{self.issuer.jwks_url}"\n'
                        f'audiences = ["{self.issuer.audience}"]\nalgorithms = ["RS256", "ES256"]\n'
                        'clock_skew_seconds = 0\nrole = "web"\n')
@@ -138,6 +151,10 @@ class SchlossDoor(Door):
             self.write(alias, f"trust/{name}.json", document(*statements))
         for name, policy in roles.items():
             self.write(alias, f"roles/{name}.toml", f'policies = ["{policy}"]\ntrust = "{name}"\n')
+
+    def close(self):
+        super().close()
+        self.pods.close()
 
     def user(self, name, policies=("admin",), tenant="acme"):
         """Makes a user by its file; whoever uses it next waits until it is in force."""
@@ -180,13 +197,8 @@ class SchlossDoor(Door):
     def key_of(self, tenant, user="iam-client", fresh=False):
         """A long-term access key, made by `schloss iam access-key create` and kept."""
         if fresh or (tenant, user) not in self._keys:
-            def made():
-                try:
-                    return self.command("iam", "access-key", "create", "--tenant", tenant, "--user", user)
-                except AssertionError as error:
-                    if "user" not in str(error):
-                        raise
-                    return None
+            def made():  # an error until the user is in force
+                return self.command("iam", "access-key", "create", "--tenant", tenant, "--user", user)
             told = env.eventually(made, timeout=10, every=0.2, what=f"an access key of {user}")
             self._keys[tenant, user] = Key(told["AccessKeyId"], told["SecretAccessKey"])
         return self._keys[tenant, user]

@@ -367,8 +367,8 @@ class KafkaPythonSession:
         self.producer = None
         with Words("kafka") as words:
             try:
-                self.producer = kafka.KafkaProducer(**self.conf, max_block_ms=15000, bootstrap_timeout_ms=3000, acks="all")
-                self.admin = kafka.KafkaAdminClient(**self.conf, bootstrap_timeout_ms=3000)
+                self.producer = kafka.KafkaProducer(**self.conf, max_block_ms=15000, bootstrap_timeout_ms=2000, acks="all")
+                self.admin = kafka.KafkaAdminClient(**self.conf, bootstrap_timeout_ms=2000)
                 self.describe()
             except (kafka.errors.KafkaError, Refused) as e:
                 self.close()

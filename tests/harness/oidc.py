@@ -58,9 +58,8 @@ class SigningKey:
 class Issuer:
     audience = "schloss"
 
-    def __init__(self, folder: Path):
-        self.ca_folder = folder
-        self.authority = Authority("issuer CA")
+    def __init__(self, folder: Path, authority=None):
+        self.authority = authority or Authority("issuer CA")
         credentials = self.authority.issue(folder / "issuer", common_name("localhost"), server=True)
         self.ca = credentials.ca
         self.keys = [SigningKey("RS256"), SigningKey("ES256")]

@@ -65,6 +65,14 @@ def bearer_message(token, extensions=None, gs2="n,,"):
     return f"{gs2}\x01auth=Bearer {token}\x01{more}\x01".encode()
 
 
+def metadata(raw):
+    return raw.request("metadata", 12, topics=None, allow_auto_topic_creation=False, include_topic_authorized_operations=False)
+
+
+def is_served(raw):
+    return len(metadata(raw).brokers) > 0
+
+
 class Sasl(wire.Raw):
     """One connection without a client certificate, not logged in yet."""
 
@@ -112,8 +120,7 @@ class Sasl(wire.Raw):
 
     def is_let_in(self):
         """Whether the connection serves requests now."""
-        r = self.request("metadata", 12, topics=None, allow_auto_topic_creation=False, include_topic_authorized_operations=False)
-        return len(r.brokers) > 0
+        return is_served(self)
 
     def is_closed(self, timeout=5):
         """Whether the server ended the connection, waited for."""

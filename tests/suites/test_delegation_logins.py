@@ -18,7 +18,7 @@ def tool(door, *arguments, principal="admin"):
 def create(door, lifetime_ms=600_000, *more):
     """By kafka-delegation-tokens; (token id, hmac)."""
     told = tool(door, "--create", "--max-life-time-period", lifetime_ms, *more)
-    row = next(line.split() for line in told.splitlines() if re.match(r"^\S{22}\s+\S{80,}", line))
+    row = next(line.split() for line in told.splitlines() if re.match(r"^\S+\s+\S{80,}\s", line))
     return row[0], row[1]
 
 

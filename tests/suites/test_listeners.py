@@ -15,7 +15,7 @@ PASSWORD = "by the right gate"
 def test_one_port_serves_certificates_and_every_mechanism(door):
     user = door.scram_user("one-port", PASSWORD)
     with wire.Raw(door.broker) as raw:
-        assert raw.request("metadata", 12, topics=None, allow_auto_topic_creation=False, include_topic_authorized_operations=False).brokers
+        assert sasl.metadata(raw).brokers
     for log_in in (lambda s: s.iam(sigv4.payload(door.key)), lambda s: s.bearer(door.issuer.token(door.web_subject)),
                    lambda s: s.bearer(sigv4.token(door.key)), lambda s: s.scram(user, PASSWORD), lambda s: s.scram(user, PASSWORD, "SCRAM-SHA-256")):
         with sasl.Sasl(door.broker) as s:
@@ -80,7 +80,7 @@ def test_each_listener_takes_only_its_own_mechanisms(split):
 def test_a_login_at_its_listener_is_sent_on_to_the_same_listener(split):
     with sasl.Sasl(split.broker, port=split.ports["iam"]) as s:
         assert s.iam(sigv4.payload(split.key)).code == OK
-        brokers = s.request("metadata", 12, topics=None, allow_auto_topic_creation=False, include_topic_authorized_operations=False).brokers
+        brokers = sasl.metadata(s).brokers
         assert {int(b.port) for b in brokers} == {split.ports["iam"]}
 
 
@@ -119,3 +119,41 @@ def test_a_tenant_may_take_fewer_kinds_than_its_listener(split):
     env.eventually(lambda: answer() != OK, timeout=10, what="SCRAM being gone from the tenant")
     with sasl.Sasl(split.broker, port=split.ports["scram"]) as s:
         assert s.scram("split-user", PASSWORD).code == OK, "the other tenant's"
+
+
+def test_at_a_name_all_tenants_share_a_scram_user_brings_its_tenant_or_is_the_default_ones(door):
+    """`sasl.default.tenant` is acme in a quickstart."""
+    user, other = door.scram_user("shared-name", PASSWORD), door.scram_user("of-the-other", PASSWORD, tenant="globex")
+    for named, right in ((f"acme/{user}", True), (user, True), (f"globex/{user}", False), (f"nobody/{user}", False),
+                         (f"globex/{other}", True), (other, False)):
+        with sasl.Sasl(door.broker, server_name="localhost") as s:
+            assert (s.scram(named, PASSWORD).code == OK) is right, named
+
+
+def test_a_prefix_of_another_tenant_does_not_leave_the_tenant_dialled(door):
+    user = door.scram_user("prefixed", PASSWORD, tenant="globex")
+    with sasl.Sasl(door.broker) as s:
+        assert s.scram(f"globex/{user}", PASSWORD).code == FAILED
+
+
+def test_a_tenant_that_refuses_signer_tokens_still_takes_signatures(door):
+    """`msk_signer_tokens = false`; its listener takes AWS_MSK_IAM and OAUTHBEARER."""
+    path = door.tenant_folder("globex") / "tenant.toml"
+    before = path.read_text()
+    key = door.key_of("globex")
+
+    def answer(log_in):
+        with sasl.Sasl(door.broker, server_name="globex.localhost", context=door.broker.client("globex").tls(certificate=False)) as s:
+            return log_in(s).code
+
+    def by_token(s):
+        return s.bearer(sigv4.token(key))
+
+    assert answer(by_token) == OK
+    door.write("globex", "tenant.toml", before.replace("[authentication]\n", "[authentication]\nmsk_signer_tokens = false\n"))
+    try:
+        env.eventually(lambda: answer(by_token) == FAILED, timeout=10, what="the switch")
+        assert answer(lambda s: s.iam(sigv4.payload(key, host="globex.localhost"))) == OK
+    finally:
+        door.write("globex", "tenant.toml", before)
+        env.eventually(lambda: answer(by_token) == OK, timeout=10, what="the switch back")

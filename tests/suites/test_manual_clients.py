@@ -18,7 +18,8 @@ def block(door, name):
     """With the page's stand-ins replaced by what this run has."""
     door.scram_user("alice", "alice-secret")
     admin = door.broker.client()
-    stand_ins = {"ca.pem": admin.ca, "client.p12": admin.p12, "cert.pem": admin.cert, "key.pem": admin.key,
+    password = re.search(r"ssl.keystore.password=(\S+)", admin.java.read_text())[1]
+    stand_ins = {"changeit": password, "ca.pem": admin.ca, "client.p12": admin.p12, "cert.pem": admin.cert, "key.pem": admin.key,
                  "https://login.example.com/token": f"{door.issuer.url}/token"}
     return {k: str(stand_ins.get(v, v)) for k, v in BLOCKS[name].items()}
 

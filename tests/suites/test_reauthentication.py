@@ -5,12 +5,12 @@ import time
 
 import pytest
 
-from harness import login, sasl, sigv4
+from harness import env, login, sasl, sigv4
 from harness.sasl import FAILED, OK
 
 PASSWORD = "again and again"
-CANNOT_CHANGE = "Cannot change principals during re-authentication from "
-BOUND = 5.0  # seconds from a revocation until every connection it concerns is cut; the manual promises this
+CANNOT_CHANGE = "Cannot change principals during re-authentication"  # Kafka goes on to name both
+BOUND = 2.0  # seconds from a revocation until every connection it concerns is cut; the manual promises this
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_principal_cannot_change(short_door, user):
     with sasl.Sasl(short_door.broker) as s:
         assert s.scram(user, PASSWORD).code == OK
         answer = s.scram(other, PASSWORD)
-        assert answer.code == FAILED and answer.message.startswith(CANNOT_CHANGE) and s.is_closed()
+        assert answer.code == FAILED and sasl.words(answer.message).startswith(CANNOT_CHANGE) and s.is_closed()
 
 
 def test_a_wrong_password_the_second_time_ends_the_connection(short_door, user):
@@ -82,14 +82,19 @@ def test_requests_between_the_messages_of_a_second_login_are_served_or_refused_b
         assert seen == [sent, handshake]
 
 
-def stays(door, sessions):
-    """Every session goes on producing over more than two lifetimes."""
-    end, sent = time.monotonic() + 2.4 * door.reauthentication_ms / 1000, 0
-    while time.monotonic() < end:
+def go_on(door, sessions):
+    """Every session goes on producing until the Java client counts two logins on a live connection; none may fail."""
+    began, sent = time.monotonic(), 0
+    while True:
         for name, s in sessions.items():
             s.produce(door.topic, f"{name}-{sent}")
         sent += 1
-        time.sleep(0.1)
+        told = sessions["java"].measures()
+        assert told["failed-reauthentication-total"] == told["failed-authentication-total"] == 0, told
+        if told["successful-reauthentication-total"] >= 2 and time.monotonic() - began > 2 * door.reauthentication_ms / 1000:
+            return
+        assert time.monotonic() - began < 8 * door.reauthentication_ms / 1000, told
+        time.sleep(0.05)
 
 
 def test_real_clients_go_on_over_several_lifetimes_without_an_error(short_door, user):
@@ -97,20 +102,16 @@ def test_real_clients_go_on_over_several_lifetimes_without_an_error(short_door, 
     with contextlib.ExitStack() as stack:
         how = login.scram(user, PASSWORD)
         sessions = {c: stack.enter_context(login.open_session(c, short_door.broker, how)) for c in ("java", "franz-go", "librdkafka")}
-        stays(short_door, sessions)
-        told = sessions["java"].measures()
-        assert told["successful-reauthentication-total"] >= 2 and told["failed-reauthentication-total"] == 0, told
+        go_on(short_door, sessions)
         assert not sessions["librdkafka"].errors, sessions["librdkafka"].errors
 
 
 @pytest.mark.schloss_only
 def test_the_official_java_library_and_kafkajs_prove_themselves_again_with_iam(short_door):
     with contextlib.ExitStack() as stack:
-        java = stack.enter_context(login.open_session("java", short_door.broker, login.iam(short_door.key)))
         node = login.iam(short_door.key, properties={"reauthentication_threshold": 1200})
-        stays(short_door, {"java": java, "kafkajs": stack.enter_context(login.open_session("kafkajs", short_door.broker, node))})
-        told = java.measures()
-        assert told["successful-reauthentication-total"] >= 2 and told["failed-reauthentication-total"] == 0, told
+        go_on(short_door, {"java": stack.enter_context(login.open_session("java", short_door.broker, login.iam(short_door.key))),
+                           "kafkajs": stack.enter_context(login.open_session("kafkajs", short_door.broker, node))})
 
 
 @pytest.mark.schloss_only
@@ -123,7 +124,7 @@ def test_another_session_of_the_same_role_may_go_on(short_door):
 
 @pytest.mark.schloss_only
 def test_a_session_of_another_role_or_the_user_itself_may_not(short_door):
-    for other in (short_door.role_key("x", role="other-role"), short_door.key):
+    for other in (short_door.role_key("another", role="other-role"), short_door.key):
         with sasl.Sasl(short_door.broker) as s:
             assert s.iam(sigv4.payload(short_door.role_key("session-one"))).code == OK
             answer = s.iam(sigv4.payload(other))
@@ -202,6 +203,66 @@ def test_revoked_sessions_of_a_role_are_cut_and_newer_ones_open(door, record_pro
 
 
 @pytest.mark.schloss_only
+def test_a_suspended_tenant_is_cut_and_refused_and_the_other_is_not(door, record_property):
+    """By every kind of login at once; `suspended = true` in its file."""
+    context = door.broker.client("globex").tls(certificate=False)
+    who = door.scram_user("cut-suspended", PASSWORD, tenant="globex")
+    bystander = door.scram_user("not-suspended", PASSWORD)
+    path = door.tenant_folder("globex") / "tenant.toml"
+    before = path.read_text()
+    with sasl.Sasl(door.broker, server_name="globex.localhost", context=context) as by_password, sasl.Sasl(door.broker) as other, \
+            sasl.Sasl(door.broker, server_name="globex.localhost", context=context) as by_key, \
+            sasl.wire.Raw(door.broker, "globex") as by_certificate:
+        assert by_password.scram(who, PASSWORD).code == OK and other.scram(bystander, PASSWORD).code == OK
+        assert by_key.iam(sigv4.payload(door.key_of("globex"), host="globex.localhost")).code == OK
+        assert sasl.is_served(by_certificate)
+        door.write("globex", "tenant.toml", "suspended = true\n" + before)
+        try:
+            began = time.monotonic()
+            for s in (by_password, by_key):
+                assert s.is_closed(BOUND)
+            by_certificate.socket.settimeout(BOUND)
+            with pytest.raises((sasl.wire.Closed, ConnectionError)):
+                by_certificate.receive()
+            record_property("seconds_until_cut", round(time.monotonic() - began, 3))
+            assert time.monotonic() - began < BOUND and other.is_let_in()
+            with sasl.Sasl(door.broker, server_name="globex.localhost", context=context) as s:
+                assert s.scram(who, PASSWORD).code == FAILED
+        finally:
+            door.write("globex", "tenant.toml", before)
+
+    def back():
+        with sasl.Sasl(door.broker, server_name="globex.localhost", context=context) as s:
+            return s.scram(who, PASSWORD).code == OK
+    env.eventually(back, timeout=10, what="the tenant back")
+
+
+@pytest.mark.schloss_only
+def test_an_identity_provider_taken_away_cuts_its_connections(door, record_property):
+    path = door.tenant_folder("acme") / "issuers" / "corporate.toml"
+    before = path.read_text()
+    with sasl.Sasl(door.broker) as s:
+        assert s.bearer(door.issuer.token(door.web_subject)).code == OK
+        try:
+            cut_after(door, s, "issuer taken away", path.unlink, record_property)
+        finally:
+            door.write("acme", "issuers/corporate.toml", before)
+
+    def back():
+        with sasl.Sasl(door.broker) as s:
+            return s.bearer(door.issuer.token(door.web_subject)).code == OK
+    env.eventually(back, timeout=10, what="the issuer back")
+
+
+@pytest.mark.schloss_only
+def test_a_user_that_may_no_longer_connect_is_cut(door, record_property):
+    key = door.key_of("acme", door.user("cut-connect"), fresh=True)
+    with sasl.Sasl(door.broker) as s:
+        assert s.iam(sigv4.payload(key)).code == OK
+        cut_after(door, s, "Connect taken away", lambda: door.user("cut-connect", policies=[]), record_property)
+
+
+@pytest.mark.schloss_only
 def test_a_token_that_ends_cuts_its_connection_even_when_it_is_silent(door, record_property):
     with sasl.Sasl(door.broker) as s:
         answer = s.bearer(door.issuer.token(door.web_subject, seconds=2))
@@ -223,13 +284,14 @@ def test_a_connection_that_waits_in_a_fetch_is_cut_as_well(door, record_property
 @pytest.mark.schloss_only
 def test_a_real_client_whose_key_is_deleted_stops_within_the_bound(door):
     key = door.key_of("acme", door.user("cut-java"), fresh=True)
-    with login.open_session("java", door.broker, login.iam(key)) as s:
+    impatient = {"delivery.timeout.ms": "5000", "request.timeout.ms": "4000"}
+    with login.open_session("java", door.broker, login.iam(key, properties=impatient)) as s:
         s.produce(door.topic, "before")
         door.update_key(key, "delete")
         began = time.monotonic()
-        with pytest.raises(login.Refused) as told:
-            while time.monotonic() < began + BOUND + 25:
+        with pytest.raises(login.Refused):  # a producer that knows its topic tells it as a timeout
+            while True:
                 s.produce(door.topic, "after")
                 assert time.monotonic() < began + BOUND, "records are still taken"
                 time.sleep(0.05)
-        assert "Access denied" in str(told.value) or "SaslAuthentication" in str(told.value), told.value
+    assert "Access denied" in login.refusal("java", door.broker, login.iam(key))

@@ -232,6 +232,53 @@ def test_a_refused_token_is_in_the_audit_log_with_the_step_that_failed_and_witho
     assert token.split(".")[2] not in event
 
 
+# --- several providers, the preset for Kubernetes, claims ---
+
+POD = "system:serviceaccount:prod:orders"
+
+
+@pytest.mark.schloss_only
+def test_a_service_account_token_of_kubernetes_opens_beside_the_other_provider(door):
+    assert judged(door, door.pods.token(POD)) == (OK, "") and judged(door, door.issuer.token(door.web_subject)) == (OK, "")
+
+
+@pytest.mark.schloss_only
+def test_a_service_account_of_another_namespace_is_refused(door):
+    assert judged(door, door.pods.token("system:serviceaccount:test:orders")) == (FAILED, DENIED)
+
+
+@pytest.mark.schloss_only
+def test_keys_of_one_provider_do_not_sign_for_the_other(door):
+    assert judged(door, door.pods.token(POD, iss=door.issuer.url))[0] == FAILED
+    assert judged(door, door.issuer.token(POD, iss=door.pods.url))[0] == FAILED
+
+
+@pytest.mark.schloss_only
+def test_an_algorithm_that_the_providers_file_does_not_name_is_refused(door):
+    assert judged(door, door.pods.token(POD, "ES256"))[0] == FAILED, "its file says RS256, by default"
+
+
+def produced(door, token):
+    from suites.test_idempotence import batch
+    with sasl.Sasl(door.broker) as s:
+        assert s.bearer(token).code == OK
+        r = s.call(sasl.wire.build("produce", 9, acks=-1, timeout=5000, topic_data=[dict(name=door.topic, partition_data=[dict(index=0, records=batch([b"v"], -1, -1, -1))])]))
+        return int(r.responses[0].partition_responses[0].error_code)
+
+
+@pytest.mark.schloss_only
+def test_a_claim_is_a_condition_key_of_policies(door):
+    assert produced(door, door.pods.token(POD, team="red")) == 0
+    assert produced(door, door.pods.token(POD, team="blue")) == 29 and produced(door, door.pods.token(POD)) == 29
+
+
+@pytest.mark.schloss_only
+def test_a_claim_names_the_role_and_only_roles_that_trust_the_provider(door):
+    assert produced(door, door.pods.token(POD, kafka_role="pods-admin")) == 0
+    for role in ("app", "web", "no-such-role", "../app", ""):
+        assert judged(door, door.pods.token(POD, kafka_role=role))[0] == FAILED, role
+
+
 # --- the token of the MSK IAM signers ---
 
 @pytest.mark.schloss_only

@@ -102,7 +102,7 @@ def test_known_and_unknown_users_take_the_same_time(door):
     """Both answers of the exchange, timed in turns, so that load falls on both alike. SCHLOSS_TIMINGS=1000 for a sharp eye."""
     user = door.scram_user("timed", PASSWORD)
     times = {user: [], "nobody-of-this-name": []}
-    for n in range(int(os.environ.get("SCHLOSS_TIMINGS", 150))):
+    for n in range(int(os.environ.get("SCHLOSS_TIMINGS", 100))):
         for who in (sorted(times) if n % 2 else sorted(times, reverse=True)):
             with sasl.Sasl(door.broker) as s:
                 s.handshake("SCRAM-SHA-512")
