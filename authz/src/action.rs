@@ -165,7 +165,7 @@ impl fmt::Display for Action {
 }
 
 /// Kafka's ACL operations; the discriminant is the number on the wire and the bit of `authorizedOperations`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 #[allow(missing_docs)]
 pub enum AclOperation {
@@ -185,6 +185,23 @@ pub enum AclOperation {
 }
 
 impl AclOperation {
+    /// Every operation.
+    pub const ALL: &'static [Self] = &[
+        Self::Read,
+        Self::Write,
+        Self::Create,
+        Self::Delete,
+        Self::Alter,
+        Self::Describe,
+        Self::ClusterAction,
+        Self::DescribeConfigs,
+        Self::AlterConfigs,
+        Self::IdempotentWrite,
+        Self::CreateTokens,
+        Self::DescribeTokens,
+        Self::TwoPhaseCommit,
+    ];
+
     /// Its bit in Kafka's `authorizedOperations`.
     #[must_use]
     pub const fn bit(self) -> i32 {

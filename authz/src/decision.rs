@@ -95,9 +95,18 @@ pub struct Decision {
     pub lacking: Option<Layer>,
     /// The answer may be another from this moment on (milliseconds since 1970), when it depends on time.
     pub valid_until_ms: Option<i64>,
+    /// What would have been decided with the shadow versions of policies, when that is another answer.
+    pub shadow: Option<Arc<Decision>>,
 }
 
 impl Decision {
+    /// The statement to name when only one can be: of the principal's or resource's own rather than of a guardrail.
+    #[must_use]
+    pub fn leading(&self) -> Option<&StatementRef> {
+        let own = self.decisive.iter().find(|statement| statement.layer.level().is_none());
+        own.or_else(|| self.decisive.first())
+    }
+
     /// Whether the answer is yes.
     #[must_use]
     pub fn is_allowed(&self) -> bool {

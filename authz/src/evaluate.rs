@@ -33,6 +33,32 @@ pub struct Layers {
     pub resource: Vec<Attached>,
 }
 
+impl Layers {
+    /// The same layers with shadow versions in the place of the ones in force; `None` when there are none.
+    pub(crate) fn shadowed(&self) -> Option<Self> {
+        let mut any = false;
+        let mut replace = |policies: &[Attached]| -> Vec<Attached> {
+            let one = |policy: &Attached| match &policy.document.shadow {
+                Some(shadow) => {
+                    any = true;
+                    Attached { name: format!("{} (shadow)", policy.name).into(), document: Arc::clone(shadow) }
+                }
+                None => policy.clone(),
+            };
+            policies.iter().map(one).collect()
+        };
+        let shadowed = Self {
+            identity: replace(&self.identity),
+            boundary: replace(&self.boundary),
+            session: replace(&self.session),
+            guardrails: self.guardrails.iter().map(|level| replace(level)).collect(),
+            resource_controls: self.resource_controls.iter().map(|level| replace(level)).collect(),
+            resource: replace(&self.resource),
+        };
+        any.then_some(shadowed)
+    }
+}
+
 /// One statement under its layer and policy.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {

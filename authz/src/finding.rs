@@ -115,6 +115,8 @@ pub enum Problem {
     KeyNeverPresent { key: Box<str> },
     #[error("the statement can never allow anything, because statement {by} denies all of it")]
     Shadowed { by: u32 },
+    #[error("a wildcard stands in the resource type, where it matches nothing")]
+    WildcardInType,
     #[error("`NotPrincipal` with `Allow` lets in everybody else, strangers included")]
     NotPrincipalAllow,
     #[error("`NotAction` with `Allow` allows every action that will ever exist")]
@@ -133,6 +135,7 @@ impl Problem {
             | Self::WrongResourceType { .. }
             | Self::KeyNeverPresent { .. }
             | Self::Shadowed { .. }
+            | Self::WildcardInType
             | Self::NotPrincipalAllow
             | Self::NotActionAllow
             | Self::ForAllValuesAllow => Severity::Warning,
@@ -170,6 +173,7 @@ impl Problem {
             Self::WrongResourceType { .. } => "name a resource of that type, or take the action out",
             Self::KeyNeverPresent { .. } => "use another key; see which are present in the manual",
             Self::Shadowed { .. } => "narrow the Deny or remove this statement",
+            Self::WildcardInType => "write the type out (`topic/…`, `group/…`), one resource for each",
             Self::NotPrincipalAllow => "use `Principal`, or Deny with a condition on aws:PrincipalArn",
             Self::NotActionAllow => "list what is allowed in `Action`",
             Self::ForAllValuesAllow => "add a Null condition that requires the key",

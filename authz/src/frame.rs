@@ -108,7 +108,7 @@ impl Frame {
             // SECURITY: casbin failed, or disagrees with what its function found. Nothing is allowed by accident.
             _ => (Verdict::ImplicitlyDenied, Arc::default(), None),
         };
-        Decision { verdict, decisive, lacking, valid_until_ms: outcome.valid_until }
+        Decision { verdict, decisive, lacking, valid_until_ms: outcome.valid_until, shadow: None }
     }
 }
 

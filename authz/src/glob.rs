@@ -74,6 +74,24 @@ impl Glob {
         }
     }
 
+    /// The pattern's text. A literal wildcard cannot be told from a real one here: for display, not for matching.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Any => "*".to_owned(),
+            Self::Exact(text) => text.to_string(),
+            Self::Prefix(prefix) => format!("{prefix}*"),
+            Self::Tokens(tokens) => {
+                let letter = |token: &Token| match token {
+                    Token::Literal(c) => *c,
+                    Token::One => '?',
+                    Token::Many => '*',
+                };
+                tokens.iter().map(letter).collect()
+            }
+        }
+    }
+
     /// Whether this is `*`.
     #[must_use]
     pub fn is_any(&self) -> bool {

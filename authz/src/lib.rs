@@ -18,6 +18,7 @@
     )
 )]
 
+pub mod acl;
 pub mod action;
 pub mod arn;
 mod assume;
@@ -31,12 +32,13 @@ pub mod finding;
 mod frame;
 mod glob;
 pub mod json;
-mod lint;
+pub mod lint;
 pub mod matrix;
 pub mod organisation;
 pub mod policy;
 mod session;
 pub mod simulate;
+pub mod suggest;
 
 pub use action::{Ability, AclOperation, Action, can};
 pub use arn::{AccountId, ClusterArn, ResourceKind, ResourceRef};
@@ -45,8 +47,8 @@ pub use context::{KeyValue, Keys, RequestContext};
 pub use decision::{Decision, Layer, StatementRef, Verdict};
 pub use engine::{BindError, Engine};
 pub use evaluate::Layers;
-pub use explain::{Explanation, NearMiss};
+pub use explain::{Able, Explanation, NearMiss};
 pub use finding::{Finding, Severity};
 pub use frame::FrameError;
-pub use organisation::{CertificateFacts, Organisation, Principal, PrincipalKind, Tenant};
+pub use organisation::{CertificateFacts, Organisation, Principal, PrincipalKind, SharedTopic, Tenant};
 pub use session::{Denied, Permit, Session, SessionTerms};

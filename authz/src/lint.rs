@@ -1,8 +1,21 @@
 //! Warnings: what AWS allows and what was probably not meant.
 
 use crate::action::Action;
-use crate::finding::{Findings, Problem};
-use crate::policy::{Document, DocumentKind, Effect, Quantifier, ResourcePattern, Statement};
+use crate::finding::{Finding, Findings, Problem};
+use std::sync::Arc;
+
+use crate::policy::{Document, DocumentKind, Effect, Library, Quantifier, ResourcePattern, Statement};
+
+/// Everything there is to say about one policy's text: what AWS refuses, and what it only warns of.
+#[must_use]
+pub fn policy(kind: DocumentKind, file: &str, text: &str) -> Vec<Finding> {
+    let mut list = Vec::new();
+    let file: Arc<str> = file.into();
+    if let Some(compiled) = Library::default().compile(kind, &file, text, &mut list) {
+        document(&compiled, kind, &mut Findings { file, list: &mut list });
+    }
+    list
+}
 
 /// Looks over one document.
 pub(crate) fn document(document: &Document, kind: DocumentKind, findings: &mut Findings<'_>) {
@@ -32,6 +45,13 @@ fn one(statement: &Statement, kind: DocumentKind, findings: &mut Findings<'_>) {
             if !may_be_present(key) {
                 findings.add(at, Problem::KeyNeverPresent { key: key.into() });
             }
+        }
+    }
+    for pattern in statement.resources.iter().flatten() {
+        if let ResourcePattern::Arn(arn) = pattern
+            && arn.type_word().is_some_and(|word| word.contains(['*', '?']))
+        {
+            findings.add(at, Problem::WildcardInType);
         }
     }
     if !statement.not_resource && !statement.not_action {

@@ -9,6 +9,7 @@
 //!
 //! Must not: hold its lock while judging.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,7 @@ use crate::cache::DecisionCache;
 use crate::context::{Facts, Keys, RequestContext};
 use crate::decision::Decision;
 use crate::frame::{Asked, Bound, Frame, judge_directly};
-use crate::organisation::Principal;
+use crate::organisation::{Principal, SharedTopic};
 use crate::policy::{Attached, Effect, ResourcePattern};
 
 /// What a session was given besides the policies of its principal (AWS: session policies, session tags, source identity).
@@ -38,7 +39,10 @@ pub struct SessionTerms {
 pub struct Session {
     pub(crate) principal: Principal,
     pub(crate) cluster: ClusterArn,
+    pub(crate) mounts: Arc<BTreeMap<Box<str>, SharedTopic>>,
     pub(crate) bound: Arc<Bound>,
+    /// The same with shadow versions of policies, when there are any.
+    pub(crate) shadow: Option<Arc<Bound>>,
     pub(crate) frame: &'static Frame,
     /// Kept, so that binding anew cannot lose what limits the session.
     pub(crate) terms: SessionTerms,
@@ -123,6 +127,12 @@ impl Session {
         &self.cluster
     }
 
+    /// Topics of other tenants under names of the principal's own tenant.
+    #[must_use]
+    pub fn mounts(&self) -> &BTreeMap<Box<str>, SharedTopic> {
+        &self.mounts
+    }
+
     /// The epoch of the policies it answers by.
     #[must_use]
     pub fn epoch(&self) -> u64 {
@@ -141,7 +151,14 @@ impl Session {
         if let Some(decision) = known {
             return decision;
         }
-        let decision = self.frame.decide(self.asked(action, resource, context));
+        let mut decision = self.frame.decide(self.asked(action, resource, context));
+        if let Some(shadow) = &self.shadow {
+            let mut asked = self.asked(action, resource, context);
+            asked.bound = Arc::clone(shadow);
+            let other = self.frame.decide(asked);
+            decision.valid_until_ms = decision.valid_until_ms.into_iter().chain(other.valid_until_ms).min();
+            decision.shadow = (other.is_allowed() != decision.is_allowed()).then(|| Arc::new(other));
+        }
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).insert(action, resource, context, &decision);
         decision
     }

@@ -77,6 +77,7 @@ const PRINCIPALS: &[&str] = &[
     "arn:aws:iam::111111111111:role/reader",
     "arn:aws:iam::222222222222:user/eve",
     "arn:aws:sts::222222222222:assumed-role/reader/s1",
+    "arn:aws:sts::111111111111:federated-user/ann",
 ];
 const NAMED: &[&str] = &[
     "*",
@@ -307,24 +308,27 @@ fn action_named(statement: &Value, action: &str) -> bool {
 }
 
 fn resource_named(statement: &Value, version: &str, asked: &Asked<'_>) -> bool {
-    let one = |pattern: &str| -> bool {
+    // `None`: everything fits but a variable that has no value.
+    let one = |pattern: &str| -> Option<bool> {
         if pattern == "*" {
-            return true;
+            return Some(true);
         }
         let (wanted, have): (Vec<&str>, Vec<&str>) =
             (pattern.splitn(6, ':').collect(), asked.resource.splitn(6, ':').collect());
         if !(0..5).all(|part| like(&plain(wanted[part]), have[part])) {
-            return false;
+            return Some(false);
         }
         // S3 has no type word; otherwise the word up to the first `/` is compared as it stands.
         let word = if wanted[2] == "s3" { 0 } else { wanted[5].find('/').map_or(0, |at| at + 1) };
         let (word, id) = wanted[5].split_at(word);
-        have[5].starts_with(word)
-            && expand(id, version, asked.context).is_some_and(|p| like(&p, &have[5][word.len()..]))
+        if !have[5].starts_with(word) {
+            return Some(false);
+        }
+        expand(id, version, asked.context).map(|p| like(&p, &have[5][word.len()..]))
     };
     match statement.get("Resource") {
-        Some(list) => strings(list).iter().any(|p| one(p)),
-        None => !strings(&statement["NotResource"]).iter().any(|p| one(p)),
+        Some(list) => strings(list).iter().any(|p| one(p) == Some(true)),
+        None => strings(&statement["NotResource"]).iter().all(|p| one(p) == Some(false)),
     }
 }
 
@@ -429,6 +433,11 @@ fn principal_named(statement: &Value, principal: &str, bounded: bool) -> Option<
         if let (Some(role), Some(session)) = (role_name, principal.split("assumed-role/").nth(1))
             && same_account
             && session.split('/').next() == Some(role)
+        {
+            return Some(Names::Role);
+        }
+        if let Some(user) = principal.split("federated-user/").nth(1)
+            && named == format!("arn:aws:iam::{account}:user/{user}")
         {
             return Some(Names::Role);
         }

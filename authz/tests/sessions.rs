@@ -225,3 +225,63 @@ fn lint_warns_of_what_was_probably_not_meant() {
         assert!(text.iter().any(|line| line.contains(part)), "{part}: {text:#?}");
     }
 }
+
+#[test]
+fn a_shadow_version_is_judged_beside_and_never_in_force() {
+    let mut files = set(&policy(&[statement("Allow", "ReadData", "topic/*", "")]));
+    let shadow = policy(&[statement("Allow", "WriteData", "topic/*", "")]);
+    files.insert("tenants/a/policies/p.shadow.json".to_owned(), shadow);
+    let session = session(&Engine::new(load(&files)).unwrap());
+    for _from_cache in 0..2 {
+        let read = session.decide(Action::ReadData, ResourceRef::topic("t"), &context());
+        assert!(read.is_allowed() && read.shadow.is_some_and(|other| !other.is_allowed()));
+        let write = session.decide(Action::WriteData, ResourceRef::topic("t"), &context());
+        assert!(!write.is_allowed() && write.shadow.is_some_and(|other| other.is_allowed()));
+        let neither = session.decide(Action::DeleteTopic, ResourceRef::topic("t"), &context());
+        assert!(neither.shadow.is_none());
+    }
+}
+
+#[test]
+fn a_shadow_version_of_nothing_is_refused() {
+    let mut files = set(&policy(&[statement("Allow", "ReadData", "topic/*", "")]));
+    files.insert("tenants/a/policies/q.shadow.json".to_owned(), policy(&[statement("Allow", "ReadData", "*", "")]));
+    assert!(Organisation::load(&files, &mut Library::default()).is_err());
+}
+
+#[test]
+fn principals_are_found_by_their_arns() {
+    let organisation = load(&set(&policy(&[statement("Allow", "ReadData", "topic/*", "")])));
+    let found = |arn: &str| organisation.principal_by_arn(arn).map(|principal| principal.arn());
+    assert_eq!(found("arn:aws:iam::111111111111:user/ann").as_deref(), Some("arn:aws:iam::111111111111:user/ann"));
+    assert_eq!(found("arn:aws:iam::111111111111:user/bob"), None);
+    assert_eq!(found("arn:aws:iam::222222222222:user/ann"), None);
+    assert_eq!(found("arn:aws:sts::111111111111:assumed-role/ann/s"), None);
+}
+
+#[test]
+fn who_can_tells_the_conditions_that_stand_in_the_way() {
+    let engine = engine(&[statement("Allow", "ReadData", "topic/*", r#""IpAddress": {"aws:SourceIp": "10.0.0.0/8"}"#)]);
+    let arn = "arn:aws:kafka:r:111111111111:topic/a/u-1/t";
+    let here = engine.who_can(Action::ReadData, arn, &context()).unwrap();
+    assert!(here.len() == 1 && here[0].decision.is_allowed() && here[0].only_if.is_empty());
+    let elsewhere = RequestContext::connection(Keys::new(), "192.0.2.1".parse().unwrap(), NOW);
+    let there = engine.who_can(Action::ReadData, arn, &elsewhere).unwrap();
+    assert!(!there[0].decision.is_allowed());
+    assert!(matches!(&there[0].only_if[0].miss, Miss::Condition { operator, .. } if &**operator == "IpAddress"));
+}
+
+#[test]
+fn mounts_name_topics_of_other_tenants_only() {
+    let mut files = set(&policy(&[statement("Allow", "ReadData", "topic/*", "")]));
+    let mount = |topic: &str| format!("[[mount]]\nname = \"news\"\ntopic = \"{topic}\"\n");
+    files.insert("tenants/a/mounts.toml".to_owned(), mount("arn:aws:kafka:r:222222222222:topic/b/u-2/news"));
+    let session = session(&Engine::new(load(&files)).unwrap());
+    assert_eq!(session.mounts().get("news").map(|topic| topic.owner.to_string()).as_deref(), Some("222222222222"));
+    for wrong in
+        ["arn:aws:kafka:r:111111111111:topic/a/u-1/news", "arn:aws:kafka:r:222222222222:group/b/u-2/news", "news"]
+    {
+        files.insert("tenants/a/mounts.toml".to_owned(), mount(wrong));
+        assert!(Organisation::load(&files, &mut Library::default()).is_err(), "{wrong}");
+    }
+}

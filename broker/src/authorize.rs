@@ -15,17 +15,21 @@ use futures::future::try_join_all;
 use schloss_audit::{Class, CountKey, Event, Verdict};
 use schloss_authz::Decision;
 use schloss_authz::RequestContext;
-use schloss_authz::{Ability, Action};
+use schloss_authz::{Ability, Action, SharedTopic, can};
 use schloss_authz::{Permit, Session as Policies};
 use schloss_authz::{ResourceKind, ResourceRef};
-use schloss_core::{ErrorCode, TopicId};
+use schloss_core::{ErrorCode, TenantId, TopicId};
 use schloss_wire::request::RequestHeader;
 
+use crate::abroad;
 use crate::broker::Broker;
 use crate::catalog::Topic;
 use crate::login::identity::Identity;
 use crate::session::Session;
-use crate::telemetry::DecisionLabel;
+use crate::telemetry::{DecisionLabel, ShadowLabel};
+
+/// The action of audit events about shadow versions of policies.
+pub const SHADOW_ACTION: &str = "schloss:ShadowDifference";
 
 /// Refusals of one request recorded one by one; the rest of the same request in one event with their number.
 const REFUSALS_RECORDED_MAX: usize = 200;
@@ -93,16 +97,8 @@ impl Call {
         match self.policies.authorize(ability, resource, &self.context) {
             Ok(permit) => {
                 self.count(true);
-                self.broker.audit.count(
-                    &CountKey {
-                        tenant: self.session.tenant.id,
-                        principal: self.identity.arn.to_string(),
-                        action: A::ACTION.full_name().to_owned(),
-                        resource: self.session.tenant.cluster.arn_of(resource),
-                        statement: permit.decision().decisive.first().map(ToString::to_string),
-                    },
-                    1,
-                );
+                let tenant = &self.session.tenant;
+                self.count_use(tenant.id, A::ACTION, tenant.cluster.arn_of(resource), permit.decision());
                 Ok(permit)
             }
             Err(denied) => {
@@ -117,11 +113,38 @@ impl Call {
     /// # Errors
     /// [`Denied`]; also when the event could not be recorded.
     pub async fn administer<A: Ability>(&self, ability: A, resource: ResourceRef<'_>) -> Result<Permit<A>, Denied> {
+        self.administer_about(ability, resource, Vec::new()).await
+    }
+
+    /// The same, recorded once for each of the details, and at least once.
+    ///
+    /// # Errors
+    /// [`Denied`]; also when an event could not be recorded.
+    pub async fn administer_about<A: Ability>(
+        &self,
+        ability: A,
+        resource: ResourceRef<'_>,
+        details: Vec<(&'static str, String)>,
+    ) -> Result<Permit<A>, Denied> {
         match self.policies.authorize(ability, resource, &self.context) {
             Ok(permit) => {
                 self.count(true);
-                let event = self.event(Class::Administration, A::ACTION, resource, Verdict::Allowed, permit.decision());
-                self.broker.audit.record(event).await.map_err(|_| Denied)?;
+                let named = self.session.tenant.cluster.arn_of(resource);
+                let event =
+                    self.event(Class::Administration, A::ACTION, named, Verdict::Allowed, Some(permit.decision()));
+                let left_out = details.len().saturating_sub(REFUSALS_RECORDED_MAX);
+                let mut events: Vec<Event> = details
+                    .into_iter()
+                    .take(REFUSALS_RECORDED_MAX)
+                    .map(|detail| Event { details: vec![detail], ..event.clone() })
+                    .collect();
+                match events.last_mut() {
+                    Some(last) => last.count = last.count.saturating_add(u64::try_from(left_out).unwrap_or(u64::MAX)),
+                    None => events.push(event),
+                }
+                try_join_all(events.into_iter().map(|event| self.broker.audit.record(event)))
+                    .await
+                    .map_err(|_| Denied)?;
                 Ok(permit)
             }
             Err(denied) => {
@@ -131,11 +154,15 @@ impl Call {
         }
     }
 
-    /// A topic by name, if the action is allowed on it and it exists.
+    /// A topic by name, if the action is allowed on it and it exists. The name may be an ARN or a mount of another
+    /// tenant's topic.
     ///
     /// # Errors
     /// TOPIC_AUTHORIZATION_FAILED without looking whether it exists, else UNKNOWN_TOPIC_OR_PARTITION.
     pub fn topic<A: Ability>(&self, ability: A, name: &str) -> Result<Arc<Topic>, ErrorCode> {
+        if let Some(shared) = abroad::shared(&self.policies, name) {
+            return self.topic_abroad(ability, &shared, name);
+        }
         let permit =
             self.allow(ability, ResourceRef::topic(name)).map_err(|Denied| ErrorCode::TOPIC_AUTHORIZATION_FAILED)?;
         self.session.tenant.catalog.permitted(&permit).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
@@ -147,12 +174,91 @@ impl Call {
     /// # Errors
     /// UNKNOWN_TOPIC_ID, else TOPIC_AUTHORIZATION_FAILED.
     pub fn topic_by_id<A: Ability>(&self, ability: A, id: TopicId) -> Result<Arc<Topic>, ErrorCode> {
-        let known = self.session.tenant.catalog.by_id(id).ok_or(ErrorCode::UNKNOWN_TOPIC_ID)?;
-        match self.topic(ability, known.name.as_str()) {
+        let name = self.name_of(id).ok_or(ErrorCode::UNKNOWN_TOPIC_ID)?;
+        match self.topic(ability, &name) {
             // Deleted in between; the name may have gone to another topic.
             Ok(found) if found.id != id => Err(ErrorCode::UNKNOWN_TOPIC_ID),
             Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => Err(ErrorCode::UNKNOWN_TOPIC_ID),
             found => found,
+        }
+    }
+
+    /// Whether a name means another tenant's topic.
+    #[must_use]
+    pub fn is_abroad(&self, name: &str) -> bool {
+        abroad::shared(&self.policies, name).is_some()
+    }
+
+    /// The name by which this tenant's clients know a topic: its own topics', or another tenant's once met by name.
+    #[must_use]
+    pub fn name_of(&self, id: TopicId) -> Option<Arc<str>> {
+        let tenant = &self.session.tenant;
+        let own = tenant.catalog.by_id(id).map(|topic| topic.name.as_str().into());
+        own.or_else(|| tenant.met.name(id))
+    }
+
+    /// Names of all topics of the tenant and of those mounted in it that the principal may describe, in order. Leaves no
+    /// trace but the decision counter.
+    #[must_use]
+    pub fn visible_topics(&self) -> Vec<String> {
+        let own = self.session.tenant.catalog.all();
+        let own =
+            own.iter().map(|topic| topic.name.as_str()).filter(|name| !self.policies.mounts().contains_key(*name));
+        let mut names: Vec<String> =
+            own.chain(self.policies.mounts().keys().map(|name| &**name)).map(str::to_owned).collect();
+        names.retain(|name| self.may_see(name));
+        names.sort_unstable();
+        names
+    }
+
+    /// Whether the principal may describe a topic, its tenant's or another's. For listings.
+    #[must_use]
+    pub fn may_see(&self, name: &str) -> bool {
+        match abroad::shared(&self.policies, name) {
+            None => self.may(Action::DescribeTopic, ResourceRef::topic(name)),
+            Some(shared) => {
+                let context = &self.context;
+                let answer =
+                    abroad::judge(&self.broker, &self.session, &self.policies, can::DescribeTopic, &shared, context);
+                match (answer.verdict, answer.owner) {
+                    (Ok(permit), Some(owner)) => owner.catalog.permitted(&permit).is_some(),
+                    _ => false,
+                }
+            }
+        }
+    }
+
+    /// Kafka's bit field of operations allowed on a topic, its tenant's or another's.
+    #[must_use]
+    pub fn topic_operations(&self, name: &str) -> i32 {
+        match abroad::shared(&self.policies, name) {
+            None => self.operations(ResourceKind::Topic, name),
+            Some(shared) => match self.session.abroad.policies(&self.broker, &self.policies, shared.owner) {
+                Some(policies) => policies.operations_mask(ResourceRef::topic(&shared.name), &self.context),
+                None => 0,
+            },
+        }
+    }
+
+    fn topic_abroad<A: Ability>(&self, ability: A, shared: &SharedTopic, name: &str) -> Result<Arc<Topic>, ErrorCode> {
+        let answer = abroad::judge(&self.broker, &self.session, &self.policies, ability, shared, &self.context);
+        let owner = answer.owner.as_ref();
+        let sides = std::iter::once(self.session.tenant.id).chain(owner.map(|owner| owner.id));
+        match (answer.verdict, owner) {
+            (Ok(permit), Some(owner)) => {
+                self.count(true);
+                for tenant in sides {
+                    self.count_use(tenant, A::ACTION, shared.arn.to_string(), permit.decision());
+                }
+                abroad::found(&self.session.tenant, owner, &permit, name)
+            }
+            (verdict, _) => {
+                let decision = verdict.err().flatten();
+                for tenant in sides {
+                    self.refuse_on(tenant, A::ACTION, shared.arn.to_string(), decision.as_ref());
+                }
+                Err(ErrorCode::TOPIC_AUTHORIZATION_FAILED)
+            }
         }
     }
 
@@ -207,14 +313,54 @@ impl Call {
             .map_err(|_| NotRecorded)
     }
 
+    /// Counts an allowed data-plane action for a tenant's audit stream.
+    fn count_use(&self, tenant: TenantId, action: Action, resource: String, decision: &Decision) {
+        let key = CountKey {
+            tenant,
+            principal: self.identity.arn.to_string(),
+            action: action.full_name().to_owned(),
+            resource,
+            statement: decision.leading().map(ToString::to_string),
+        };
+        self.broker.audit.count(&key, 1);
+        self.tell_shadow(&key, decision);
+    }
+
+    /// A shadow version would have decided otherwise: counted, and in the audit log as the pair of answers.
+    fn tell_shadow(&self, key: &CountKey, decision: &Decision) {
+        let Some(shadow) = decision.shadow.as_deref() else { return };
+        let word = |decision: &Decision| if decision.is_allowed() { "allowed" } else { "denied" };
+        let label = ShadowLabel { tenant: key.tenant.to_string(), now: word(decision), then: word(shadow) };
+        self.broker.metrics.shadow_differences.get_or_create(&label).inc();
+        let pair = format!("{}: {} now, {} in shadow", key.action, reason(decision), reason(shadow));
+        let key = CountKey { action: SHADOW_ACTION.to_owned(), statement: Some(pair), ..key.clone() };
+        self.broker.audit.count(&key, 1);
+    }
+
     fn refuse(&self, action: Action, resource: ResourceRef<'_>, decision: &Decision) {
+        let tenant = &self.session.tenant;
+        self.refuse_on(tenant.id, action, tenant.cluster.arn_of(resource), Some(decision));
+    }
+
+    fn refuse_on(&self, tenant: TenantId, action: Action, resource: String, decision: Option<&Decision>) {
         self.count(false);
+        if let Some(decision) = decision.filter(|decision| decision.shadow.is_some()) {
+            let key = CountKey {
+                tenant,
+                principal: self.identity.arn.to_string(),
+                action: action.full_name().to_owned(),
+                resource: resource.clone(),
+                statement: None,
+            };
+            self.tell_shadow(&key, decision);
+        }
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         if refusals.events.len() >= REFUSALS_RECORDED_MAX {
             refusals.left_out = refusals.left_out.saturating_add(1);
             return;
         }
-        let event = self.event(Class::Refusal, action, resource, Verdict::Denied, decision);
+        let mut event = self.event(Class::Refusal, action, resource, Verdict::Denied, decision);
+        event.tenant = Some(tenant);
         refusals.events.push(event);
     }
 
@@ -222,19 +368,19 @@ impl Call {
         &self,
         class: Class,
         action: Action,
-        resource: ResourceRef<'_>,
+        resource: String,
         verdict: Verdict,
-        decision: &Decision,
+        decision: Option<&Decision>,
     ) -> Event {
         let mut event = Event::new(Some(self.session.tenant.id), class, verdict, action.full_name());
         event.principal = Some(self.identity.arn.to_string());
-        event.resource = Some(self.session.tenant.cluster.arn_of(resource));
+        event.resource = Some(resource);
         event.api = Some(self.api.to_owned());
         event.request_id = Some(self.request_id.clone());
         event.source = Some(self.session.source);
         event.client_id = self.header.client_id.as_deref().map(str::to_owned);
-        event.statement = decision.decisive.first().map(ToString::to_string);
-        event.reason = Some(reason(decision));
+        event.statement = decision.and_then(Decision::leading).map(ToString::to_string);
+        event.reason = Some(decision.map_or_else(|| "no tenant shares such a topic".to_owned(), reason));
         event
     }
 
@@ -249,7 +395,7 @@ impl Call {
 /// Why, in words for the audit log.
 #[must_use]
 pub fn reason(decision: &Decision) -> String {
-    match (decision.decisive.first(), decision.lacking) {
+    match (decision.leading(), decision.lacking) {
         (Some(statement), _) => format!("{} by {statement}", decision.verdict),
         (None, Some(layer)) => format!("{}: no {} policy allows it", decision.verdict, layer.word()),
         (None, None) => decision.verdict.to_string(),

@@ -17,6 +17,8 @@ use schloss_storage::{Engine, EngineConfig, LocalStore, OpenError};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
+use crate::abroad::Met;
+use crate::acls::Acls;
 use crate::catalog::{Catalog, CatalogLimits};
 use crate::cli::{Failure, Number};
 use crate::config::Config;
@@ -273,6 +275,8 @@ impl Broker {
                 "check the tenant's KMS key and the key service, then start again; nothing was changed",
             )
         })?;
+        let acls =
+            Acls::open(id, entry.account(), Arc::clone(&self.metadata), keys.clone(), self.tenancy.policies()).await;
         self.credentials.open_tenant(id, keys.clone()).await.map_err(|error| stored(&error))?;
         let catalog_limits = CatalogLimits {
             topics_max: limits.topics_per_tenant_max,
@@ -300,6 +304,8 @@ impl Broker {
             catalog: catalog.map_err(|error| stored(&error))?,
             groups: Arc::new(groups),
             producers,
+            acls: acls.map_err(|error| stored(&error))?,
+            met: Met::default(),
             request_memory: Arc::new(Semaphore::new(units)),
             key_denied: AtomicBool::new(false),
             active: AtomicBool::new(false),

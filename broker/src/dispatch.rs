@@ -160,6 +160,9 @@ async fn answer(call: Arc<Call>, body: RequestKind) -> Result<Answer, Malformed>
         RequestKind::IncrementalAlterConfigs(request) => {
             now!(api::incremental_alter_configs::handle(&call, request).await)
         }
+        RequestKind::DescribeAcls(request) => now!(api::describe_acls::handle(&call, &request)),
+        RequestKind::CreateAcls(request) => now!(api::create_acls::handle(&call, request).await),
+        RequestKind::DeleteAcls(request) => now!(api::delete_acls::handle(&call, request).await),
         RequestKind::DescribeLogDirs(request) => now!(api::describe_log_dirs::handle(&call, &request)),
         RequestKind::FindCoordinator(request) => now!(api::find_coordinator::handle(&call, &request)),
         RequestKind::Heartbeat(request) => now!(api::heartbeat::handle(&call, request).await),

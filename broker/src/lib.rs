@@ -1,5 +1,7 @@
 #![doc = include_str!("../manual/README.md")]
 
+pub mod abroad;
+pub mod acls;
 pub mod api;
 pub mod authorize;
 pub mod broker;

@@ -10,6 +10,8 @@ pub mod formats {}
 pub mod threat_model {}
 #[doc = include_str!("../manual/authentication.md")]
 pub mod authentication {}
+#[doc = include_str!("../manual/credentials.md")]
+pub mod credentials {}
 #[doc = include_str!("../manual/operations.md")]
 pub mod operations {}
 #[doc = include_str!("../manual/clients.md")]

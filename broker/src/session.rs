@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use schloss_authz::Session as Policies;
 use tokio::sync::watch;
 
+use crate::abroad::Abroad;
 use crate::config::Advertised;
 use crate::fetch_session::FetchSession;
 use crate::login::door::Door;
@@ -34,6 +35,8 @@ pub struct Session {
     pub identity: RwLock<Arc<Identity>>,
     /// Policies bound to the principal, bound anew when the organisation changes.
     pub policies: Mutex<Arc<Policies>>,
+    /// The principal's policies in other tenants whose topics it uses.
+    pub abroad: Abroad,
     /// KIP-227: this connection's incremental fetch session, if any.
     pub fetch_session: Mutex<Option<FetchSession>>,
     /// Turns true when the login is no longer good.

@@ -18,6 +18,8 @@ use schloss_core::{ErrorCode, TenantId};
 use schloss_crypto::digest;
 use tokio::sync::Semaphore;
 
+use crate::abroad::Met;
+use crate::acls::Acls;
 use crate::catalog::Catalog;
 use crate::groups::Groups;
 use crate::producers::Producers;
@@ -38,6 +40,10 @@ pub struct Tenant {
     pub groups: Arc<Groups>,
     /// Producer ids.
     pub producers: Producers,
+    /// Kafka ACLs.
+    pub acls: Acls,
+    /// Topics of other tenants that its clients met.
+    pub met: Met,
     /// Bytes of requests this tenant may have in memory, in units of 1 KiB.
     pub request_memory: Arc<Semaphore>,
     /// The tenant's KMS key was refused: its records are neither taken nor given until it is allowed again.

@@ -60,8 +60,9 @@ class Authority:
     def pem(self) -> bytes:
         return self.cert.public_bytes(PEM)
 
-    def issue(self, folder: Path, subject: x509.Name, server=False, trust=None, days=2, **more) -> Credentials:
-        """Writes the folder every client of the suites reads. `trust`: the CA the client trusts, if not this one."""
+    def issue(self, folder: Path, subject: x509.Name, server=False, trust=None, days=2, p12=True, **more) -> Credentials:
+        """Writes the folder every client of the suites reads. `trust`: the CA the client trusts, if not this one.
+        Without `p12` (slow by design) Java cannot use it."""
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         cert = self._build(subject, key, server=server, days=days, **more)
@@ -71,7 +72,8 @@ class Authority:
         (folder / "cert.pem").write_bytes(cert.public_bytes(PEM))
         (folder / "key.pem").write_bytes(key_pem)
         (folder / "both.pem").write_bytes(key_pem + cert.public_bytes(PEM) + self.cert.public_bytes(PEM))
-        (folder / "client.p12").write_bytes(pkcs12.serialize_key_and_certificates(
+        if p12:
+            (folder / "client.p12").write_bytes(pkcs12.serialize_key_and_certificates(
             b"client", key, cert, [self.cert], serialization.BestAvailableEncryption(P12_PASSWORD.encode())))
         (folder / "client.properties").write_text(
             f"security.protocol=SSL\nssl.keystore.type=PKCS12\nssl.keystore.location={folder}/client.p12\n"

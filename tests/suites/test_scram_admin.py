@@ -95,7 +95,15 @@ def test_one_wrong_entry_does_not_stop_the_others(b, user):
 def test_who_may_not_alter_the_cluster_may_not_set_passwords(b, user):
     assert alter(b, "producer", upsertions=[dict(name=user)]) == {user: 31}
     assert told(b, user) == []
-    with wire.Raw(b, "acme", "producer") as raw:
+
+
+def test_who_may_not_describe_the_cluster_is_told_of_no_user(b, user):
+    upsert(b, user)
+    connect = {"Effect": "Allow", "Action": "kafka-cluster:Connect", "Resource": "*"}
+    iam.write(b, "tenants/acme/policies/blind.json", {"Version": "2012-10-17", "Statement": [connect]})
+    iam.write(b, "tenants/acme/users/auditor.toml", 'policies = ["blind"]\n')
+    iam.settle(b)
+    with wire.Raw(b, "acme", "auditor") as raw:
         answer = raw.call(wire.build("describe_user_scram_credentials", 0, users=None))
         assert int(answer.error_code) == 31 and not answer.results
 

@@ -71,7 +71,18 @@ def context_of(creds, trust):
 def test_no_client_certificate_no_entry(broker, version):
     context = broker.client().tls(certificate=False)
     context.minimum_version = context.maximum_version = version
-    assert refused(broker, context)
+    with wire.Raw(broker, context=context, timeout=15) as raw:
+        raw.api_versions()  # told to everyone, so that clients can begin SASL
+        answer = raw.request("list_groups", 4, states_filter=())
+        assert (int(answer.error_code), answer.groups) == (34, ()), "ILLEGAL_SASL_STATE and nothing else"
+        with pytest.raises((wire.Closed, ConnectionError, ssl.SSLError)):
+            raw.api_versions()
+
+
+def test_where_only_certificates_open_none_means_no_handshake(fresh):
+    b = fresh(config={"sasl.enabled.mechanisms": None, "sasl.default.tenant": None, "ssl.client.auth": "required"})
+    assert not refused(b, b.client().tls())
+    assert refused(b, b.client().tls(certificate=False))
 
 
 def test_a_foreign_cas_certificate_is_refused_even_with_a_known_subject(broker, tmp_path):

@@ -8,7 +8,7 @@ use casbin::{DefaultRoleManager, RoleManager};
 use super::authentication::{self, Authentication};
 use super::people::{CertificateRule, Shows};
 use super::tables::{Table, TomlFile};
-use super::{Identity, MANAGED, Organisation, POLICY_NODE, Tenant};
+use super::{Identity, MANAGED, Organisation, POLICY_NODE, SharedTopic, Tenant};
 use crate::arn::{AccountId, ClusterArn};
 use crate::finding::{Finding, Findings, Problem, Severity};
 use crate::json::Position;
@@ -80,7 +80,7 @@ impl<'a> Loading<'a> {
         for path in self.files.keys() {
             let parts: Vec<&str> = path.split('/').collect();
             let fits = match parts.as_slice() {
-                ["organisation.toml"] | ["tenants", _, "tenant.toml" | "certificates.toml"] => true,
+                ["organisation.toml"] | ["tenants", _, "tenant.toml" | "certificates.toml" | "mounts.toml"] => true,
                 ["guardrails" | "resource-controls", file] => file.ends_with(".json"),
                 ["tenants", _, "users" | "roles" | "groups" | "issuers", file] => file.ends_with(".toml"),
                 ["tenants", _, "policies" | "trust" | "cluster-policies", file] => file.ends_with(".json"),
@@ -118,7 +118,25 @@ impl<'a> Loading<'a> {
                 policies.insert(name.into(), Attached { name: name.into(), document });
             }
         }
+        self.put_shadows(folder, &mut policies);
         policies
+    }
+
+    /// `<name>.shadow.json` is a version of `<name>.json` to be judged beside it; it is never attached by itself.
+    fn put_shadows(&mut self, folder: &str, policies: &mut BTreeMap<Box<str>, Attached>) {
+        let names: Vec<Box<str>> = policies.keys().filter(|name| name.ends_with(SHADOW)).cloned().collect();
+        for name in names {
+            let Some(shadow) = policies.remove(&name) else { continue };
+            let base = name.strip_suffix(SHADOW).unwrap_or(&name);
+            match policies.get_mut(base) {
+                Some(policy) => policy.document = Arc::new(policy.document.with_shadow(shadow.document)),
+                None => {
+                    let file = format!("{folder}{name}.json");
+                    let problem = Problem::Dangling { kind: "policy", name: base.into() };
+                    self.in_file(&file, |f| f.add(Position::START, problem));
+                }
+            }
+        }
     }
 
     #[allow(clippy::type_complexity)]
@@ -201,6 +219,7 @@ impl<'a> Loading<'a> {
         let users = self.people(&folder, "user", account, &policies, &group_names, &trust);
         let roles = self.people(&folder, "role", account, &policies, &group_names, &trust);
         let certificates = self.certificates(&folder, &users, &roles);
+        let mounts = Arc::new(self.mounts(&folder, account));
         let access = self.toml(&file, read_access).unwrap_or_default();
         let issuers = self.folder(&format!("{folder}issuers/"), ".toml");
         let issuers = issuers
@@ -222,6 +241,7 @@ impl<'a> Loading<'a> {
             policies,
             cluster_policies,
             certificates,
+            mounts,
             suspended: access.0,
             authentication: access.1,
             issuers,
@@ -327,6 +347,34 @@ impl<'a> Loading<'a> {
         }
     }
 
+    /// Topics of other tenants under names of this one's.
+    fn mounts(&mut self, folder: &str, account: AccountId) -> BTreeMap<Box<str>, SharedTopic> {
+        let mut mounts = BTreeMap::new();
+        self.toml(&format!("{folder}mounts.toml"), |root| {
+            root.only(&["mount"]);
+            root.tables("mount", |table| {
+                table.only(&["name", "topic"]);
+                let (Some((at, name)), Some((topic_at, topic))) = (table.required("name"), table.required("topic"))
+                else {
+                    return;
+                };
+                if !is_topic(name) {
+                    let expected = "topic name (letters, digits, `.`, `_`, `-`, at most 249)";
+                    table.findings.add(at, Problem::BadValue { value: name.into(), expected });
+                }
+                match SharedTopic::parse(topic).filter(|shared| shared.owner != account) {
+                    Some(shared) if !mounts.contains_key(name) => drop(mounts.insert(name.into(), shared)),
+                    Some(_) => table.findings.add(at, Problem::Repeated { name: name.into() }),
+                    None => {
+                        let expected = "ARN of another tenant's topic";
+                        table.findings.add(topic_at, Problem::BadValue { value: topic.into(), expected });
+                    }
+                }
+            });
+        });
+        mounts
+    }
+
     fn certificates(
         &mut self,
         folder: &str,
@@ -337,7 +385,7 @@ impl<'a> Loading<'a> {
         self.toml(&format!("{folder}certificates.toml"), |root| {
             root.only(&["certificate"]);
             root.tables("certificate", |table| {
-                table.only(&["common_name", "subject", "uri", "dns", "email", "user", "role"]);
+                table.only(&["common_name", "subject", "uri", "dns", "email", "user", "role", "kafka_user"]);
                 let mut exists = |kind: &'static str, people: &BTreeMap<Box<str>, Identity>| -> Option<Box<str>> {
                     let (at, name) = table.text(kind)?;
                     if !people.contains_key(name) {
@@ -346,13 +394,12 @@ impl<'a> Loading<'a> {
                     Some(name.into())
                 };
                 let (user, role) = (exists("user", users), exists("role", roles));
+                let kafka_user = table.text("kafka_user").map(|(_, name)| name.into());
                 let at = table.at();
-                match (&user, &role) {
-                    (Some(_), Some(_)) => table.findings.add(at, Problem::Both { first: "user", second: "role" }),
-                    (None, None) if !table.has("user") && !table.has("role") => {
-                        table.findings.add(at, Problem::Neither { first: "user", second: "role" });
-                    }
-                    _ => {}
+                match ["user", "role", "kafka_user"].iter().filter(|key| table.has(key)).count() {
+                    0 => table.findings.add(at, Problem::Neither { first: "user", second: "role, kafka_user" }),
+                    1 => {}
+                    _ => table.findings.add(at, Problem::Both { first: "user", second: "role, kafka_user" }),
                 }
                 let forms: [(&str, Form); 5] = [
                     ("common_name", Shows::CommonName),
@@ -376,7 +423,7 @@ impl<'a> Loading<'a> {
                         if rules.iter().any(|rule| rule.shows == shows) {
                             table.findings.add(at, Problem::Repeated { name: "certificate".into() });
                         }
-                        rules.push(CertificateRule { shows, user, role });
+                        rules.push(CertificateRule { shows, user, role, kafka_user });
                     }
                 }
             });
@@ -466,6 +513,11 @@ fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b))
 }
 
+fn is_topic(name: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    (1..=249).contains(&name.len()) && name.bytes().all(fits) && name != "." && name != ".."
+}
+
 fn is_host(host: &str) -> bool {
     let label = |l: &str| (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     host.len() <= 253 && host.split('.').all(label)
@@ -485,5 +537,7 @@ fn fingerprint(text: &str) -> Option<[u8; 32]> {
 const SESSION_SECONDS: std::ops::RangeInclusive<i64> = 3_600..=43_200;
 /// AWS's highest quota of managed policies on one principal.
 const ATTACHED_MAX: usize = 20;
+/// The end of a shadow version's name.
+const SHADOW: &str = ".shadow";
 /// User, group, policy: three steps. casbin wants a bound.
 const ROLE_DEPTH_MAX: usize = 10;

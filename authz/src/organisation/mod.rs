@@ -12,11 +12,13 @@
 //! tenants/<alias>/users/<name>.toml         groups, policies, boundary, [tags]
 //! tenants/<alias>/roles/<name>.toml         policies, boundary, trust, max_session_duration, [tags]
 //! tenants/<alias>/groups/<name>.toml        policies
-//! tenants/<alias>/certificates.toml         [[certificate]] common_name|subject|uri|dns|email -> user|role
+//! tenants/<alias>/certificates.toml         [[certificate]] common_name|subject|uri|dns|email -> user|role|kafka_user
+//! tenants/<alias>/mounts.toml               [[mount]] name, topic: another tenant's topic under a name of one's own
 //! tenants/<alias>/policies/<name>.json      identity policies and boundaries
 //! tenants/<alias>/trust/<name>.json         trust policies
 //! tenants/<alias>/cluster-policies/<name>.json   resource policies of the cluster
 //! ```
+//! A policy `<name>.shadow.json` is judged beside `<name>.json` and never in force.
 //! `managed/<name>` names one of the policies that come with Schloss. Files of other endings are left alone.
 //!
 //! Invariants
@@ -25,12 +27,14 @@
 
 mod authentication;
 mod load;
+mod lookup;
 mod managed;
 mod people;
 mod tables;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
 use casbin::{DefaultRoleManager, RoleManager};
 
@@ -38,7 +42,7 @@ pub use authentication::{Authentication, Issuer, MECHANISMS};
 pub use managed::MANAGED;
 pub use people::{CertificateFacts, IdentifyError, Principal, PrincipalKind};
 
-use crate::arn::{AccountId, ClusterArn};
+use crate::arn::{AccountId, ClusterArn, ResourceName};
 use crate::context::Keys;
 use crate::engine::BindError;
 use crate::evaluate::Layers;
@@ -72,9 +76,33 @@ pub struct Tenant {
     policies: BTreeMap<Box<str>, Attached>,
     cluster_policies: Vec<Attached>,
     certificates: Vec<CertificateRule>,
+    mounts: Arc<BTreeMap<Box<str>, SharedTopic>>,
     suspended: bool,
     authentication: Authentication,
     issuers: Vec<Issuer>,
+}
+
+/// A topic of another tenant, by its ARN. What may be done with it, both tenants' policies say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedTopic {
+    /// The tenant it belongs to.
+    pub owner: AccountId,
+    /// Its name there.
+    pub name: Box<str>,
+    /// The whole ARN, as written.
+    pub arn: Box<str>,
+}
+
+impl SharedTopic {
+    /// Reads `arn:P:kafka:REGION:ACCOUNT:topic/CLUSTER/UUID/NAME`.
+    #[must_use]
+    pub fn parse(arn: &str) -> Option<Self> {
+        let split = ResourceName::split(arn);
+        let mut parts = split.rest.splitn(4, '/');
+        let is_topic = split.is_arn && split.service == "kafka" && parts.next() == Some("topic");
+        let name = parts.nth(2).filter(|name| is_topic && !name.is_empty())?;
+        Some(Self { owner: split.account.parse().ok()?, name: name.into(), arn: arn.into() })
+    }
 }
 
 /// What a user or role has besides its policies.
@@ -149,6 +177,12 @@ impl Tenant {
         &self.cluster_policies
     }
 
+    /// Topics of other tenants under names that look like its own.
+    #[must_use]
+    pub fn mounts(&self) -> &Arc<BTreeMap<Box<str>, SharedTopic>> {
+        &self.mounts
+    }
+
     /// All its users and roles; roles with an empty session name.
     pub fn principals(&self) -> impl Iterator<Item = Principal> {
         let users = self.users.keys().map(|name| PrincipalKind::User { name: name.clone() });
@@ -182,6 +216,7 @@ impl Tenant {
         match kind {
             PrincipalKind::User { name } => self.user(name),
             PrincipalKind::Role { name, session } => self.role(name, session),
+            PrincipalKind::Kafka { name } => Some(self.kafka_user(name)),
         }
     }
 
@@ -259,9 +294,12 @@ impl Organisation {
     /// The policies and the keys of a principal. The role graph tells which documents bind to it in its tenant.
     pub(crate) fn binding(&self, principal: &Principal) -> Result<(Layers, Keys), BindError> {
         let tenant = self.tenant(principal.account).ok_or(BindError::UnknownTenant)?;
+        let nobodys = Identity::default();
         let identity = match &principal.kind {
             PrincipalKind::User { name } => tenant.users.get(name),
             PrincipalKind::Role { name, .. } => tenant.roles.get(name),
+            // Whether it exists is for its credentials to say; what it may do, for the ACLs.
+            PrincipalKind::Kafka { .. } => Some(&nobodys),
         };
         let identity = identity.ok_or(BindError::UnknownPrincipal)?;
         let names = self.policies_of(&principal.node(), &principal.account.to_string());

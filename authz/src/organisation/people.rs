@@ -3,7 +3,7 @@
 use crate::arn::AccountId;
 use crate::context::Keys;
 
-/// A user, or a session of a role, of one tenant.
+/// A user, a session of a role, or a Kafka principal, of one tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Principal {
     /// The tenant.
@@ -14,7 +14,7 @@ pub struct Principal {
     pub kind: PrincipalKind,
 }
 
-/// The two kinds of principal.
+/// The kinds of principal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PrincipalKind {
     /// A user.
@@ -28,6 +28,11 @@ pub enum PrincipalKind {
         name: Box<str>,
         /// The session's name; empty for the role itself.
         session: Box<str>,
+    },
+    /// Kafka's own kind (`User:NAME`): judged by the tenant's Kafka ACLs, not by identity policies.
+    Kafka {
+        /// The name behind `User:`.
+        name: Box<str>,
     },
 }
 
@@ -49,6 +54,7 @@ impl Principal {
         let (word, name) = match &self.kind {
             PrincipalKind::User { name } => ("user", name),
             PrincipalKind::Role { name, .. } => ("role", name),
+            PrincipalKind::Kafka { name } => ("kafka-user", name),
         };
         format!("arn:{}:iam::{}:{word}/{name}", self.partition, self.account)
     }
@@ -57,7 +63,7 @@ impl Principal {
     #[must_use]
     pub fn name(&self) -> &str {
         match &self.kind {
-            PrincipalKind::User { name } | PrincipalKind::Role { name, .. } => name,
+            PrincipalKind::User { name } | PrincipalKind::Role { name, .. } | PrincipalKind::Kafka { name } => name,
         }
     }
 
@@ -65,6 +71,7 @@ impl Principal {
         match &self.kind {
             PrincipalKind::User { name } => format!("user:{name}"),
             PrincipalKind::Role { name, .. } => format!("role:{name}"),
+            PrincipalKind::Kafka { name } => format!("kafka:{name}"),
         }
     }
 
@@ -82,6 +89,10 @@ impl Principal {
             PrincipalKind::Role { name, session } => {
                 keys.set("aws:PrincipalType", "AssumedRole");
                 keys.set("aws:userid", format!("{name}:{session}"));
+            }
+            PrincipalKind::Kafka { name } => {
+                keys.set("aws:PrincipalType", "KafkaUser");
+                keys.set("aws:userid", name.clone());
             }
         }
         keys
@@ -117,6 +128,7 @@ pub(crate) struct CertificateRule {
     pub shows: Shows,
     pub user: Option<Box<str>>,
     pub role: Option<Box<str>>,
+    pub kafka_user: Option<Box<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,9 +153,10 @@ impl CertificateRule {
     }
 
     pub fn principal(&self, facts: &CertificateFacts<'_>) -> PrincipalKind {
-        match (&self.user, &self.role) {
-            (Some(name), _) => PrincipalKind::User { name: name.clone() },
-            (None, role) => PrincipalKind::Role {
+        match (&self.user, &self.kafka_user, &self.role) {
+            (Some(name), ..) => PrincipalKind::User { name: name.clone() },
+            (None, Some(name), _) => PrincipalKind::Kafka { name: name.clone() },
+            (None, None, role) => PrincipalKind::Role {
                 name: role.clone().unwrap_or_default(),
                 session: session_name(facts.common_name.unwrap_or("certificate")),
             },

@@ -50,6 +50,8 @@ impl DocumentKind {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
     pub(crate) statements: Box<[Statement]>,
+    /// Another version, judged in parallel and never in force.
+    pub(crate) shadow: Option<Arc<Document>>,
 }
 
 impl Document {
@@ -57,6 +59,11 @@ impl Document {
     #[must_use]
     pub fn statements(&self) -> &[Statement] {
         &self.statements
+    }
+
+    /// The same document with a version to try beside it.
+    pub(crate) fn with_shadow(&self, shadow: Arc<Self>) -> Self {
+        Self { statements: self.statements.clone(), shadow: Some(shadow) }
     }
 }
 

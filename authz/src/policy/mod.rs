@@ -19,7 +19,7 @@ pub use resource::ArnError;
 pub use statement::{Effect, Statement};
 pub use template::VariableError;
 
-pub(crate) use condition::Quantifier;
+pub(crate) use condition::{Condition, Quantifier};
 pub(crate) use document::read;
 pub(crate) use principal::Fit;
 pub(crate) use resource::ResourcePattern;

@@ -51,7 +51,7 @@ pub(super) fn document(node: &Node, kind: DocumentKind, findings: &mut Findings<
             None => sound = false,
         }
     }
-    sound.then(|| Document { statements: statements.into_boxed_slice() })
+    sound.then(|| Document { statements: statements.into_boxed_slice(), shadow: None })
 }
 
 /// The members of an object; foreign and repeated ones are findings.

@@ -16,6 +16,8 @@ pub struct Caller {
     pub account: Option<Box<str>>,
     /// `arn:…:role/NAME` behind a session, as far as the session's ARN tells.
     role: Option<RoleOfSession>,
+    /// `arn:…:user/NAME` behind a federated user's session (AWS: GetFederationToken).
+    federated_by: Option<Box<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +39,11 @@ impl Caller {
         let role = session
             .and_then(|s| s.split('/').next())
             .map(|role| RoleOfSession { partition: name.partition.into(), name: role.into() });
+        let federated = name.rest.strip_prefix("federated-user/").filter(|_| name.service == "sts");
+        let federated_by =
+            federated.map(|user| format!("arn:{}:iam::{}:user/{user}", name.partition, name.account).into());
         let anonymous = matches!(text, "*" | "anonymous" | "Anonymous");
-        Self { arn: if anonymous { "".into() } else { text.into() }, account, role }
+        Self { arn: if anonymous { "".into() } else { text.into() }, account, role, federated_by }
     }
 
     /// Whether nobody is known.
@@ -80,7 +85,7 @@ impl Caller {
 pub(crate) enum Fit {
     /// Names the caller's account.
     Account,
-    /// Names the role of which the caller is a session.
+    /// Names the role, or the federating user, of which the caller is a session.
     Role,
     /// Names the role itself, while the caller is that role without a session.
     RoleItself,
@@ -122,6 +127,7 @@ impl PrincipalPattern {
             _ if caller.is_anonymous() => None,
             Self::Account(account) => (caller.account.as_deref() == Some(account)).then_some(Fit::Account),
             Self::Arn(arn) if caller.is_session_of(arn) => Some(Fit::Role),
+            Self::Arn(arn) if caller.federated_by.as_deref() == Some(arn) => Some(Fit::Role),
             Self::Arn(arn) if **arn == *caller.arn && caller.is_role() => Some(Fit::RoleItself),
             Self::Arn(arn) | Self::Other(arn) => (**arn == *caller.arn).then_some(Fit::Direct),
         }

@@ -6,9 +6,9 @@
 //! - Behind it `*` runs over `/` and `:`; variables may stand only there.
 
 use super::template::{Reading, Template, VariableError};
-use crate::arn::ResourceName;
+use crate::arn::{ClusterArn, ResourceKind, ResourceName};
 use crate::context::Facts;
-use crate::glob::Glob;
+use crate::glob::{Glob, GlobBuilder};
 
 /// One element of `Resource`.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,9 +79,74 @@ impl ResourcePattern {
         Ok(Self::Arn(Box::new(arn)))
     }
 
-    pub fn matches(&self, facts: &Facts<'_>, resource: ResourceName<'_>) -> bool {
+    /// One resource of a virtual cluster, or with `prefix` every one whose name begins so.
+    pub fn of(cluster: &ClusterArn, kind: ResourceKind, name: &str, prefix: bool) -> Self {
+        let mut id = GlobBuilder::default();
+        id.literal(&format!("{}/{}", cluster.name, cluster.uuid));
+        if kind != ResourceKind::Cluster {
+            id.literal("/");
+            id.literal(name);
+        }
+        if prefix {
+            id.pattern("*");
+        }
+        Self::Arn(Box::new(ArnPattern {
+            head: format!("{}:kafka:{}:{}", cluster.partition, cluster.region, cluster.account).into(),
+            product: format!("{}/", kind.word()).into(),
+            id: Template::Fixed(id.finish()),
+        }))
+    }
+
+    /// The name, or prefix of names, of a type of a cluster's resources that this stands for; `None` when it stands for
+    /// none of them or for something else. An empty prefix is every name.
+    pub fn names(&self, cluster: &ClusterArn, kind: ResourceKind) -> Option<(String, bool)> {
+        let arn = match self {
+            Self::Every => return Some((String::new(), true)),
+            Self::Arn(arn) => arn,
+        };
+        let account = cluster.account.to_string();
+        let heads = [&*cluster.partition, "kafka", &*cluster.region, &*account];
+        if !arn.head.split(':').zip(heads).all(|(pattern, part)| part_matches(pattern, part)) {
+            return None;
+        }
+        let Template::Fixed(id) = &arn.id else { return None };
+        if arn.product.is_empty() {
+            return id.is_any().then(|| (String::new(), true));
+        }
+        if arn.type_word() != Some(kind.word()) {
+            return None;
+        }
+        let own = format!("{}/{}", cluster.name, cluster.uuid);
+        if kind == ResourceKind::Cluster {
+            return id.matches(&own).then(|| (String::new(), false));
+        }
+        if let Some(exact) = id.exact() {
+            // A star here is a star of the name, and Kafka's entries have no way to write `*` for itself.
+            let name = exact.strip_prefix(&own)?.strip_prefix('/')?;
+            return (name != "*").then(|| (name.to_owned(), false));
+        }
+        let text = id.text();
+        // `cluster/uuid/name` with wildcards in the first two at most, and one `*` at the end of the third.
+        let mut parts = text.splitn(3, '/');
+        let (name, uuid) = (parts.next()?, parts.next());
+        let Some(uuid) = uuid else {
+            return (name == "*").then(|| (String::new(), true));
+        };
+        let ours = part_matches(name, &cluster.name) && part_matches(uuid, &cluster.uuid);
+        match parts.next() {
+            Some(name) if ours => match name.strip_suffix('*') {
+                Some(prefix) => (!prefix.contains(['*', '?'])).then(|| (prefix.to_owned(), true)),
+                None => (!name.contains(['*', '?'])).then(|| (name.to_owned(), false)),
+            },
+            None if ours && uuid == "*" => Some((String::new(), true)),
+            _ => None,
+        }
+    }
+
+    /// Whether the resource is one of these; `None` when that hangs on a variable without value.
+    pub fn matches(&self, facts: &Facts<'_>, resource: ResourceName<'_>) -> Option<bool> {
         match self {
-            Self::Every => true,
+            Self::Every => Some(true),
             Self::Arn(arn) => arn.matches(facts, resource),
         }
     }
@@ -89,12 +154,20 @@ impl ResourcePattern {
 
 impl ArnPattern {
     /// The name first: it is what differs most often.
-    fn matches(&self, facts: &Facts<'_>, resource: ResourceName<'_>) -> bool {
+    fn matches(&self, facts: &Facts<'_>, resource: ResourceName<'_>) -> Option<bool> {
+        let Some(id) = resource.rest.strip_prefix(&*self.product).filter(|_| resource.is_arn) else {
+            return Some(false);
+        };
+        let id = self.id.matches(facts, id, false);
+        if id == Some(false) {
+            return id;
+        }
         let heads = [resource.partition, resource.service, resource.region, resource.account];
-        let id = resource.rest.strip_prefix(&*self.product);
-        resource.is_arn
-            && id.is_some_and(|id| self.id.matches(facts, id, false) == Some(true))
-            && self.head.split(':').zip(heads).all(|(pattern, part)| part_matches(pattern, part))
+        if self.head.split(':').zip(heads).all(|(pattern, part)| part_matches(pattern, part)) {
+            id
+        } else {
+            Some(false)
+        }
     }
 
     /// The first part that differs, `None` when it matches.
@@ -191,7 +264,7 @@ mod tests {
         keys.set("aws:username", "ann");
         let request = RequestContext { now_ms: None, keys: Arc::new(Keys::new()) };
         let facts = Facts::new(&keys, &request);
-        ResourcePattern::parse(pattern, true).unwrap().matches(&facts, ResourceName::split(arn))
+        ResourcePattern::parse(pattern, true).unwrap().matches(&facts, ResourceName::split(arn)) == Some(true)
     }
 
     const TOPIC: &str = "arn:aws:kafka:eu-central-1:111111111111:topic/acme/6a7b-1/orders.eu";

@@ -100,7 +100,13 @@ impl Statement {
         let Some(resources) = &self.resources else {
             return true;
         };
-        resources.iter().any(|p| p.matches(question.facts, question.resource)) != self.not_resource
+        let mut matched = resources.iter().map(|p| p.matches(question.facts, question.resource));
+        if self.not_resource {
+            // A variable without value says nothing about what it leaves out, so the element matches nothing.
+            matched.all(|m| m == Some(false))
+        } else {
+            matched.any(|m| m == Some(true))
+        }
     }
 
     /// How the caller fits; `Some(Direct)` without a `Principal`.

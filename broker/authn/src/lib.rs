@@ -9,6 +9,7 @@
 //! | SCRAM-SHA-256, -512, delegation tokens | [`scram`] | RFC 5802, RFC 7677, KIP-48, KIP-84 |
 //! | AWS_MSK_IAM | [`msk_iam`], [`sigv4`], [`replay`] | AWS Signature Version 4, query form |
 //! | OAUTHBEARER | [`oauth`] | RFC 7628, RFC 7519, the token of the MSK IAM signers |
+//! | signed requests to the STS | [`signed_request`] | AWS Signature Version 4, header form |
 //! | client certificates | [`mapping`], [`spiffe`] | KIP-371, SPIFFE-ID |
 //!
 //! Invariants
@@ -35,6 +36,7 @@ pub mod oauth;
 pub mod replay;
 pub mod sasl;
 pub mod scram;
+pub mod signed_request;
 pub mod sigv4;
 pub mod spiffe;
 

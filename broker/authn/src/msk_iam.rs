@@ -162,6 +162,10 @@ mod tests {
             ("x-amz-expires", json!("901"), R::Expires),
             ("x-amz-expires", json!("+90"), R::Expires),
             ("x-amz-expires", json!("0"), R::Expires),
+            ("x-amz-expires", json!("0.9"), R::Expires),
+            ("x-amz-expires", json!("900.1"), R::Expires),
+            ("x-amz-expires", json!("9."), R::Expires),
+            ("x-amz-expires", json!("1e2"), R::Expires),
             ("x-amz-signature", json!("abc"), R::Form),
             ("host", json!("h".repeat(300)), R::TooLong),
         ];
@@ -170,6 +174,12 @@ mod tests {
         }
         assert_eq!(with("version", json!("2020_10_23")), Err(PayloadRefusal::Version));
         assert_eq!(with("x-amz-expires", json!(900)), Err(PayloadRefusal::Form));
+    }
+
+    #[test]
+    fn validity_may_have_a_fraction() {
+        let presigned = with("x-amz-expires", json!("612.25")).unwrap().presigned;
+        assert_eq!(presigned.until_ms - presigned.signed_ms, 612_200);
     }
 
     #[test]

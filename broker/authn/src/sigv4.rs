@@ -53,7 +53,7 @@ pub enum SignatureRefusal {
     /// The scope's day is not the day of signing.
     #[error("the credential scope is of another day than the signature")]
     DateScope,
-    /// Not a number of seconds from 1 to 900.
+    /// Not a number of seconds from 1 to 900, with a fraction or without.
     #[error("the validity is not 1 to 900 seconds")]
     Expires,
     /// Not 64 hexadecimal digits.
@@ -153,15 +153,14 @@ impl Presigned {
         if parts.date.get(..8) != Some(day) {
             return Err(SignatureRefusal::DateScope);
         }
-        let seconds = parts.expires.parse::<i64>().ok().filter(|_| parts.expires.bytes().all(|b| b.is_ascii_digit()));
-        let seconds = seconds.filter(|s| (1..=EXPIRES_SECONDS_MAX).contains(s)).ok_or(SignatureRefusal::Expires)?;
+        let validity_ms = validity_ms(parts.expires).ok_or(SignatureRefusal::Expires)?;
         Ok(Self {
             access_key_id: key.to_owned(),
             region: region.to_owned(),
             session_token: parts.session_token.map(str::to_owned),
             host: parts.host.to_owned(),
             signed_ms,
-            until_ms: signed_ms.saturating_add(seconds.saturating_mul(1000)),
+            until_ms: signed_ms.saturating_add(validity_ms),
             signature: unhex(parts.signature).ok_or(SignatureRefusal::Form)?,
             timestamp: parts.date.to_owned(),
             expires: parts.expires.to_owned(),
@@ -287,7 +286,7 @@ impl SigningKeys {
 }
 
 /// `yyyymmddThhmmssZ` in milliseconds since 1970.
-fn instant_ms(text: &str) -> Option<i64> {
+pub(crate) fn instant_ms(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let shape = bytes.len() == 16 && bytes.get(8) == Some(&b'T') && bytes.get(15) == Some(&b'Z');
     if !shape {
@@ -303,6 +302,19 @@ fn instant_ms(text: &str) -> Option<i64> {
     OffsetDateTime::new_utc(date, time).unix_timestamp().checked_mul(1000)
 }
 
+/// Seconds from 1 to 900 in milliseconds; the JavaScript signer writes a fraction when credentials end soon.
+fn validity_ms(text: &str) -> Option<i64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |part: &str| (1..=9).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let seconds = whole.parse::<i64>().ok()?;
+    let tenths = fraction.get(..1)?.parse::<i64>().ok()?;
+    let ms = seconds.checked_mul(1000)?.checked_add(tenths.checked_mul(100)?)?;
+    (1000..=EXPIRES_SECONDS_MAX.checked_mul(1000)?).contains(&ms).then_some(ms)
+}
+
 /// RFC 3986: everything but letters, digits, `-`, `.`, `_` and `~` is encoded.
 fn push_encoded(text: &str, out: &mut String) {
     for byte in text.bytes() {
@@ -314,14 +326,14 @@ fn push_encoded(text: &str, out: &mut String) {
     }
 }
 
-fn push_hex(bytes: &[u8], out: &mut String) {
+pub(crate) fn push_hex(bytes: &[u8], out: &mut String) {
     for byte in bytes {
         let _ = write!(out, "{byte:02x}");
     }
 }
 
 /// 64 lower- or upper-case hexadecimal digits.
-fn unhex(text: &str) -> Option<[u8; 32]> {
+pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
     if text.len() != 64 {
         return None;
     }

@@ -81,7 +81,7 @@ fn scram_first_messages() {
 #[test]
 fn scram_final_messages() {
     let first = ClientFirst::read(b"n,,n=user,r=abc").unwrap();
-    let verifier = scram::nobody(ScramMechanism::Sha256, &[1; 32], 8192).unwrap();
+    let verifier = scram::nobody(ScramMechanism::Sha256, vec![1; 16], 8192).unwrap();
     replay("scram_final", |bytes| {
         let challenge = Challenge::new(&first, &verifier);
         assert!(challenge.finish(&verifier, bytes).is_err(), "nobody has logged in");

@@ -2,8 +2,8 @@
 //!
 //! A principal makes tokens for itself freely; for another it needs `CreateDelegationToken` on that principal.
 //!
-//! SECURITY: a token carries a name and nothing that limits it. So neither a connection that was let in by a token, nor a
-//! session that has session policies or tags, may make one: either would outgrow itself.
+//! SECURITY: a token carries a name and nothing that limits it. So neither a connection that was let in by a token, nor one
+//! that was let in by temporary credentials or an identity provider, may make one: it would outgrow and outlive itself.
 
 use kafka_protocol::messages::{CreateDelegationTokenRequest, CreateDelegationTokenResponse};
 use schloss_audit::{Class, Event, Verdict};
@@ -13,6 +13,7 @@ use schloss_core::ErrorCode;
 use super::wire_text;
 use crate::authorize::Call;
 use crate::credentials::{CredentialRef, DelegationToken, NewToken};
+use crate::login::identity::Proof;
 
 /// The one principal type there is (Kafka's `KafkaPrincipal.USER_TYPE`).
 pub(super) const USER: &str = "User";
@@ -26,9 +27,11 @@ pub async fn handle(call: &Call, request: CreateDelegationTokenRequest) -> Creat
     let requester = call.session.policies().principal().clone();
     let mut response = CreateDelegationTokenResponse::default()
         .with_principal_type(wire_text(USER))
-        .with_principal_name(wire_text(&kafka_name(&requester)))
-        .with_token_requester_principal_type(wire_text(USER))
-        .with_token_requester_principal_name(wire_text(&kafka_name(&requester)));
+        .with_principal_name(wire_text(&kafka_name(&requester)));
+    if call.header.api_version >= 3 {
+        response.token_requester_principal_type = wire_text(USER);
+        response.token_requester_principal_name = wire_text(&kafka_name(&requester));
+    }
     match create(call, &request, &requester).await {
         Ok((owner, token)) => {
             response.principal_name = wire_text(&owner);
@@ -52,7 +55,8 @@ async fn create(
     let limits = &call.session.policies();
     let terms = limits.terms();
     let limited = !terms.policies.is_empty() || !terms.named.is_empty();
-    let temporary = matches!(call.session.identity().stored(), Some(CredentialRef::Session { .. }));
+    let temporary =
+        matches!(call.session.identity().proof, Proof::Stored(CredentialRef::Session { .. }) | Proof::Issuer(_));
     if limited || temporary {
         return Err(ErrorCode::DELEGATION_TOKEN_REQUEST_NOT_ALLOWED);
     }
@@ -139,7 +143,7 @@ pub(super) fn concerns(token: &DelegationToken, principal: &Principal) -> bool {
 /// A principal's name in Kafka's words: a user's name, a role's ARN.
 pub(super) fn kafka_name(principal: &Principal) -> String {
     match &principal.kind {
-        PrincipalKind::User { name } => name.to_string(),
+        PrincipalKind::User { name } | PrincipalKind::Kafka { name } => name.to_string(),
         PrincipalKind::Role { .. } => principal.policy_arn(),
     }
 }

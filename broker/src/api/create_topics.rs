@@ -56,6 +56,10 @@ async fn create(call: &Call, asked: &CreatableTopic, validate_only: bool) -> Res
 
 fn check(call: &Call, asked: &CreatableTopic) -> Result<CreateTopic, Refusal> {
     let name = TopicName::new(&asked.name).map_err(|why| (ErrorCode::INVALID_TOPIC_EXCEPTION, why.to_string()))?;
+    if call.is_abroad(name.as_str()) {
+        let why = "The name is a mount of another tenant's topic.".to_owned();
+        return Err((ErrorCode::TOPIC_ALREADY_EXISTS, why));
+    }
     let defaults = &call.broker.config.topic_defaults;
     let partitions = if asked.assignments.is_empty() {
         match asked.num_partitions {

@@ -30,7 +30,12 @@ pub fn handle(call: &Call, request: &DescribeDelegationTokenRequest) -> Describe
         let resource = ResourceRef { kind: ResourceKind::Principal, name: &owner };
         if live && (concerns(&token, &me) || call.may(Action::DescribeDelegationToken, resource)) {
             let requester = name_of(&organisation, &me, &token.requester);
-            response.tokens.push(told(&token, &owner, &requester));
+            let mut told = told(&token, &owner);
+            if call.header.api_version >= 3 {
+                told.token_requester_principal_type = wire_text(USER);
+                told.token_requester_principal_name = wire_text(&requester);
+            }
+            response.tokens.push(told);
         }
     }
     response
@@ -41,13 +46,15 @@ fn name_of(organisation: &Organisation, me: &Principal, kind: &PrincipalKind) ->
     let found = organisation.tenant(me.account).and_then(|tenant| tenant.principal(kind));
     found.map_or_else(
         || match kind {
-            PrincipalKind::User { name } | PrincipalKind::Role { name, .. } => name.to_string(),
+            PrincipalKind::User { name } | PrincipalKind::Role { name, .. } | PrincipalKind::Kafka { name } => {
+                name.to_string()
+            }
         },
         |principal| kafka_name(&principal),
     )
 }
 
-fn told(token: &DelegationToken, owner: &str, requester: &str) -> DescribedDelegationToken {
+fn told(token: &DelegationToken, owner: &str) -> DescribedDelegationToken {
     let renewer = |name: &Box<str>| {
         DescribedDelegationTokenRenewer::default()
             .with_principal_type(wire_text(USER))
@@ -56,8 +63,6 @@ fn told(token: &DelegationToken, owner: &str, requester: &str) -> DescribedDeleg
     DescribedDelegationToken::default()
         .with_principal_type(wire_text(USER))
         .with_principal_name(wire_text(owner))
-        .with_token_requester_principal_type(wire_text(USER))
-        .with_token_requester_principal_name(wire_text(requester))
         .with_issue_timestamp(token.issued_ms)
         .with_expiry_timestamp(token.expires_ms)
         .with_max_timestamp(token.max_ms)

@@ -4,11 +4,10 @@ use kafka_protocol::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
 };
 use kafka_protocol::messages::{BrokerId, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse};
-use schloss_authz::{Action, can};
-use schloss_authz::{ResourceKind, ResourceRef};
+use schloss_authz::can;
 use schloss_core::ErrorCode;
 
-use super::{wire_id, wire_name};
+use super::wire_id;
 use crate::authorize::Call;
 use crate::catalog::Topic;
 
@@ -20,11 +19,8 @@ pub fn handle(call: &Call, request: &DescribeTopicPartitionsRequest) -> Describe
     let mut response = DescribeTopicPartitionsResponse::default();
     let limit = usize::try_from(request.response_partition_limit).unwrap_or(PARTITIONS_MAX).clamp(1, PARTITIONS_MAX);
     let all = request.topics.is_empty();
-    let mut names: Vec<String> = if all {
-        call.session.tenant.catalog.all().iter().map(|topic| topic.name.as_str().to_owned()).collect()
-    } else {
-        request.topics.iter().map(|topic| topic.name.to_string()).collect()
-    };
+    let mut names: Vec<String> =
+        if all { call.visible_topics() } else { request.topics.iter().map(|topic| topic.name.to_string()).collect() };
     names.sort_unstable();
     names.dedup();
     let start = request.cursor.as_ref();
@@ -39,13 +35,10 @@ pub fn handle(call: &Call, request: &DescribeTopicPartitionsRequest) -> Describe
             response.next_cursor = Some(cursor(&name, from));
             break;
         }
-        if all && !call.may(Action::DescribeTopic, ResourceRef::topic(&name)) {
-            continue;
-        }
         match call.topic(can::DescribeTopic, &name) {
             Ok(topic) => {
                 let until = topic.partitions.min(from.saturating_add(i32::try_from(left).unwrap_or(i32::MAX)));
-                response.topics.push(describe(call, &topic, from, until));
+                response.topics.push(describe(call, &topic, &name, from, until));
                 left = left.saturating_sub(usize::try_from(until.saturating_sub(from)).unwrap_or(0));
                 if until < topic.partitions {
                     response.next_cursor = Some(cursor(&name, until));
@@ -72,13 +65,13 @@ fn cursor(name: &str, partition: i32) -> Cursor {
     cursor
 }
 
-fn describe(call: &Call, topic: &Topic, from: i32, until: i32) -> DescribeTopicPartitionsResponseTopic {
+fn describe(call: &Call, topic: &Topic, name: &str, from: i32, until: i32) -> DescribeTopicPartitionsResponseTopic {
     let node = BrokerId(call.broker.config.node_id);
     let mut answer = DescribeTopicPartitionsResponseTopic::default();
     answer.error_code = ErrorCode::NONE.code();
-    answer.name = Some(wire_name(&topic.name));
+    answer.name = Some(super::wire_text(name).into());
     answer.topic_id = wire_id(topic.id);
-    answer.topic_authorized_operations = call.operations(ResourceKind::Topic, topic.name.as_str());
+    answer.topic_authorized_operations = call.topic_operations(name);
     answer.partitions = (from..until)
         .map(|index| {
             let mut partition = DescribeTopicPartitionsResponsePartition::default();

@@ -87,9 +87,7 @@ fn key(by_ids: bool, id: uuid::Uuid, name: &str, partition: i32) -> Key {
 
 fn resolve(call: &Call, key: &Key) -> Result<PartitionId, ErrorCode> {
     let topic = if key.topic.is_empty() && key.topic_id != [0; 16] {
-        let known =
-            call.session.tenant.catalog.by_id(TopicId::from_bytes(key.topic_id)).ok_or(ErrorCode::UNKNOWN_TOPIC_ID)?;
-        call.topic(can::ReadData, known.name.as_str())?
+        call.topic_by_id(can::ReadData, TopicId::from_bytes(key.topic_id))?
     } else {
         call.topic(can::ReadData, &key.topic)?
     };

@@ -7,11 +7,11 @@ use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse};
+use schloss_authz::ResourceRef;
 use schloss_authz::{Action, can};
-use schloss_authz::{ResourceKind, ResourceRef};
 use schloss_core::{ErrorCode, TopicId, TopicName};
 
-use super::{OPERATIONS_NOT_ASKED, wire_id, wire_name, wire_text};
+use super::{OPERATIONS_NOT_ASKED, wire_id, wire_text};
 use crate::authorize::Call;
 use crate::catalog::{CreateTopic, Topic};
 
@@ -32,9 +32,9 @@ pub async fn handle(call: &Call, request: MetadataRequest) -> MetadataResponse {
         Some(topics) => version == 0 && topics.is_empty(),
     };
     if all {
-        for topic in call.session.tenant.catalog.all() {
-            if call.may(Action::DescribeTopic, ResourceRef::topic(topic.name.as_str())) {
-                response.topics.push(found(call, &topic, masks));
+        for name in call.visible_topics() {
+            if let Ok(topic) = call.topic(can::DescribeTopic, &name) {
+                response.topics.push(found(call, &topic, &name, masks));
             }
         }
         return response;
@@ -69,10 +69,11 @@ async fn by_name(
     failed.name = Some(name.clone());
     failed.topic_authorized_operations = OPERATIONS_NOT_ASKED;
     failed.error_code = match call.topic(can::DescribeTopic, name) {
-        Ok(topic) => return found(call, &topic, masks),
+        Ok(topic) => return found(call, &topic, name, masks),
+        Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) if call.is_abroad(name) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
         Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) => match TopicName::new(name) {
             Ok(checked) if may_create && call.broker.config.auto_create_topics => match create(call, checked).await {
-                Ok(topic) => return found(call, &topic, masks),
+                Ok(topic) => return found(call, &topic, name, masks),
                 Err(code) => code,
             },
             Ok(_) => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
@@ -106,25 +107,21 @@ fn by_id(call: &Call, id: TopicId, masks: bool) -> MetadataResponseTopic {
     let mut failed = MetadataResponseTopic::default();
     failed.topic_id = wire_id(id);
     failed.topic_authorized_operations = OPERATIONS_NOT_ASKED;
-    let Some(topic) = call.session.tenant.catalog.by_id(id) else {
-        failed.error_code = ErrorCode::UNKNOWN_TOPIC_ID.code();
-        return failed;
-    };
-    match call.allow(can::DescribeTopic, ResourceRef::topic(topic.name.as_str())) {
-        Ok(_permit) => found(call, &topic, masks),
-        Err(_) => {
-            failed.error_code = ErrorCode::TOPIC_AUTHORIZATION_FAILED.code();
+    match call.topic_by_id(can::DescribeTopic, id) {
+        Ok(topic) => found(call, &topic, &call.name_of(id).unwrap_or_default(), masks),
+        Err(code) => {
+            failed.error_code = code.code();
             failed
         }
     }
 }
 
-fn found(call: &Call, topic: &Topic, masks: bool) -> MetadataResponseTopic {
+/// `name` is what the client knows the topic by: of another tenant's topic its ARN or mount.
+fn found(call: &Call, topic: &Topic, name: &str, masks: bool) -> MetadataResponseTopic {
     let mut answer = MetadataResponseTopic::default();
-    answer.name = Some(wire_name(&topic.name));
+    answer.name = Some(wire_text(name).into());
     answer.topic_id = wire_id(topic.id);
-    answer.topic_authorized_operations =
-        if masks { call.operations(ResourceKind::Topic, topic.name.as_str()) } else { OPERATIONS_NOT_ASKED };
+    answer.topic_authorized_operations = if masks { call.topic_operations(name) } else { OPERATIONS_NOT_ASKED };
     let node = BrokerId(call.broker.config.node_id);
     answer.partitions = (0..topic.partitions)
         .map(|index| {

@@ -10,10 +10,10 @@ use kafka_protocol::messages::offset_fetch_response::{
 };
 use kafka_protocol::messages::{GroupId as WireGroupId, OffsetFetchRequest, OffsetFetchResponse, TopicName};
 use schloss_authz::ResourceRef;
-use schloss_authz::{Action, can};
+use schloss_authz::can;
 use schloss_core::{ErrorCode, GroupId, PartitionId, TopicId};
 
-use super::{wire_id, wire_name, wire_text};
+use super::{wire_id, wire_text};
 use crate::authorize::Call;
 
 /// From this version a request names several groups.
@@ -111,9 +111,10 @@ fn all(call: &Call, group: &GroupId) -> Vec<OffsetFetchResponseTopics> {
     partitions.sort_unstable();
     let mut topics: Vec<OffsetFetchResponseTopics> = Vec::new();
     for same in partitions.chunk_by(|one, other| one.topic == other.topic) {
-        let Some(known) = same.first().and_then(|first| tenant.catalog.by_id(first.topic)) else { continue };
-        if call.may(Action::DescribeTopic, ResourceRef::topic(known.name.as_str())) {
-            let named = Named { name: wire_name(&known.name), id: wire_id(known.id) };
+        let Some(id) = same.first().map(|first| first.topic) else { continue };
+        let Some(name) = call.name_of(id) else { continue };
+        if call.may_see(&name) {
+            let named = Named { name: wire_text(&name).into(), id: wire_id(id) };
             topics.push(topic(named, same.iter().map(|partition| one(call, group, *partition)).collect()));
         }
     }

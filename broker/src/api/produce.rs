@@ -46,7 +46,9 @@ pub async fn handle(call: Arc<Call>, request: ProduceRequest) -> Answer {
     for data in request.topic_data {
         let topic = match whole {
             Some(code) => Err(code),
-            None if call.header.api_version >= 13 => by_id(&call, TopicId::from_bytes(*data.topic_id.as_bytes())),
+            None if call.header.api_version >= 13 => {
+                call.topic_by_id(can::WriteData, TopicId::from_bytes(*data.topic_id.as_bytes()))
+            }
             None => call.topic(can::WriteData, &data.name),
         };
         let mut pending = PendingTopic {
@@ -79,11 +81,6 @@ fn whole_refusal(call: &Call, request: &ProduceRequest) -> Option<ErrorCode> {
         Ok(_permit) => Some(ErrorCode::INVALID_TXN_STATE),
         Err(_) => Some(ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED),
     }
-}
-
-fn by_id(call: &Call, id: TopicId) -> Result<Arc<Topic>, ErrorCode> {
-    let topic = call.session.tenant.catalog.by_id(id).ok_or(ErrorCode::UNKNOWN_TOPIC_ID)?;
-    call.topic(can::WriteData, topic.name.as_str())
 }
 
 fn begin(call: &Call, topic: &Topic, data: PartitionProduceData) -> Pending {

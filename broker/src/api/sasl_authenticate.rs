@@ -49,7 +49,7 @@ pub async fn message(
     let (answer, proved) = match exchange.message(broker, door, mechanism, &id, message).await {
         Step::Challenge(challenge) => return Outcome::Challenge(challenge),
         Step::Proved(answer, proved) => (answer, Ok(*proved)),
-        Step::Failed(failed) => (Vec::new(), Err(failed)),
+        Step::Failed(failed) => (Vec::new(), Err(failed.by(mechanism.name()))),
     };
     let tenant = match &proved {
         Ok(proved) => Some(proved.tenant),

@@ -322,6 +322,26 @@ impl Reader {
     }
 }
 
+/// What `take` keeps of every matching event, read offline.
+pub fn collect<T: Send>(
+    place: &Place,
+    filter: &Filter,
+    take: &mut (dyn FnMut(Found) -> Option<T> + Send),
+) -> Result<Vec<T>, Failure> {
+    let config = config(place)?;
+    runtime()?.block_on(async {
+        let reader = Reader::open(&config).await?;
+        let mut kept = Vec::new();
+        reader
+            .each(filter, &mut |found| {
+                kept.extend(take(found));
+                ControlFlow::Continue(())
+            })
+            .await?;
+        Ok(kept)
+    })
+}
+
 /// The newest refusal about a topic, for the demo.
 pub async fn newest_denial(layout: &Layout, topic: &str) -> Result<Option<serde_json::Value>, Failure> {
     let reader = Reader::open(&serve::read(&layout.config)?).await?;

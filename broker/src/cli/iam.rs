@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use schloss_authz::simulate::Simulator;
 
 use super::door::DoorPlace;
@@ -13,6 +13,11 @@ use super::iam_credentials::{AccessKeyVerb, BootstrapVerb, ScramVerb};
 use super::iam_people::{GroupVerb, RoleVerb, UserVerb};
 use super::{Failure, Number, Output, Place, audit, iam_plan};
 use crate::tenancy;
+
+mod ask;
+mod lint;
+mod shadow;
+mod suggest;
 
 /// A change is in force within a second; this is when to stop believing it.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -80,14 +85,124 @@ pub enum Iam {
         #[command(subcommand)]
         verb: BootstrapVerb,
     },
-    /// Judge requests against policies without a broker.
-    #[command(after_help = "Example:
-  schloss iam simulate --batch requests.jsonl")]
+    /// Judge a request by the organisation's policies, or many with all their policies beside them.
+    #[command(after_help = "Examples:
+  schloss iam simulate --principal arn:aws:iam::111111111111:user/ann --action ReadData \\
+      --resource arn:aws:kafka:eu-central-1:111111111111:topic/acme/6a7b-1/orders --context aws:SourceIp=10.0.0.7
+  schloss iam simulate --batch requests.jsonl
+
+Exit status of a single question: 0 allowed, 1 denied.")]
     Simulate {
         /// JSON Lines: {id, principal, context, action, resource, resourceAccount, policies}; `-` is standard input.
-        #[arg(long, value_name = "FILE")]
-        batch: PathBuf,
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["principal", "action", "resource"])]
+        batch: Option<PathBuf>,
+        /// Who, by ARN.
+        #[arg(long, value_name = "ARN", required_unless_present = "batch")]
+        principal: Option<String>,
+        /// What, as in kafka-cluster:ReadData or ReadData.
+        #[arg(long, required_unless_present = "batch")]
+        action: Option<String>,
+        /// On what, by ARN.
+        #[arg(long, value_name = "ARN", required_unless_present = "batch")]
+        resource: Option<String>,
+        #[command(flatten)]
+        ask: Ask,
     },
+    /// Tell why a request was judged as it was: from the audit log, by its id.
+    #[command(after_help = "Example:
+  schloss iam explain 6f1c9a52b0d3e871-42
+
+Shows what was recorded, and the same question judged anew by the policies in force, with the statements that
+decided or the nearest misses. Needs the installation's key service, as `schloss audit query` does.")]
+    Explain {
+        /// The request id, from `schloss audit query`.
+        request_id: String,
+        #[command(flatten)]
+        place: Place,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// List every principal that can do something, by the compiled policies.
+    #[command(after_help = "Example:
+  schloss iam who-can ReadData arn:aws:kafka:eu-central-1:111111111111:topic/acme/6a7b-1/orders")]
+    WhoCan {
+        /// What, as in kafka-cluster:ReadData or ReadData.
+        action: String,
+        /// On what, by ARN.
+        resource: String,
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Tell what AWS allows and what was probably not meant.
+    #[command(after_help = "Examples:
+  schloss iam lint
+  schloss iam lint my-policy.json --as resource
+  schloss iam lint policies/examples/quickstart --strict
+
+Errors (what AWS refuses) fail; warnings fail only with --strict.")]
+    Lint {
+        /// An organisation's folder or one policy's file (default: the installation's folder).
+        path: Option<PathBuf>,
+        /// What a single file is meant for.
+        #[arg(long = "as", value_enum, default_value_t)]
+        meant: lint::Meant,
+        /// Warnings fail too.
+        #[arg(long)]
+        strict: bool,
+        #[command(flatten)]
+        place: Place,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// From the audit log: the least policy a principal needs, and what it was granted and never used.
+    #[command(after_help = "Example:
+  schloss iam suggest arn:aws:iam::111111111111:user/ann --days 30")]
+    Suggest {
+        /// Who, by ARN; a role's ARN stands for all its sessions.
+        principal: String,
+        /// How far back to look.
+        #[arg(long, default_value_t = 90)]
+        days: u32,
+        #[command(flatten)]
+        place: Place,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// List shadow policies and how often they would have decided otherwise, or promote one.
+    #[command(after_help = "Examples:
+  schloss iam shadow
+  schloss iam shadow --promote tenants/acme/policies/producer
+
+A file <name>.shadow.json beside <name>.json is judged in parallel and never in force. Where its answer differs, the
+metric schloss_shadow_differences_total grows and the tenant's audit log has the pair. Promoting puts it in force.")]
+    Shadow {
+        /// The policy whose shadow version is to come into force, as its path without `.json`.
+        #[arg(long, value_name = "POLICY")]
+        promote: Option<String>,
+        #[command(flatten)]
+        place: Place,
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+}
+
+/// Where the policies are, the circumstances, and how to print.
+#[derive(Debug, Args)]
+pub struct Ask {
+    /// An organisation's folder (default: the installation's own).
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["dir", "config"])]
+    folder: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    circumstances: ask::Circumstances,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
 }
 
 impl Iam {
@@ -96,6 +211,26 @@ impl Iam {
             Self::Validate { folder: Some(folder), .. } => validate(&folder),
             Self::Validate { folder: None, place } => validate(&audit::config(&place)?.organisation_dir),
             Self::Apply { folder, place } => apply(folder.as_deref(), &place),
+            Self::Simulate { batch: Some(batch), .. } => simulate(&batch),
+            Self::Simulate { batch: None, principal, action, resource, ask } => {
+                let question = ask::Question {
+                    principal: principal.as_deref().unwrap_or_default(),
+                    action: action.as_deref().unwrap_or_default(),
+                    resource: resource.as_deref().unwrap_or_default(),
+                };
+                ask::simulate(&ask.engine()?, &question, &ask.circumstances.context()?, ask.output)
+            }
+            Self::Explain { request_id, place, output } => ask::explain(&place, &request_id, output),
+            Self::WhoCan { action, resource, ask } => {
+                ask::who_can(&ask.engine()?, &action, &resource, &ask.circumstances.context()?, ask.output)
+            }
+            Self::Lint { path: Some(path), meant, strict, output, .. } => lint::run(&path, meant, strict, output),
+            Self::Lint { path: None, meant, strict, place, output } => {
+                lint::run(&audit::config(&place)?.organisation_dir, meant, strict, output)
+            }
+            Self::Suggest { principal, days, place, output } => suggest::run(&place, &principal, days, output),
+            Self::Shadow { promote: Some(policy), place, .. } => shadow::promote(&place, &policy),
+            Self::Shadow { promote: None, place, output } => shadow::list(&place, output),
             Self::Plan { folder, place, output } => iam_plan::run(&folder, &place, output),
             Self::User { verb } => verb.run(),
             Self::Group { verb } => verb.run(),
@@ -103,8 +238,13 @@ impl Iam {
             Self::AccessKey { verb } => verb.run(),
             Self::Scram { verb } => verb.run(),
             Self::BootstrapToken { verb } => verb.run(),
-            Self::Simulate { batch } => simulate(&batch),
         }
+    }
+}
+
+impl Ask {
+    fn engine(&self) -> Result<schloss_authz::Engine, Failure> {
+        ask::engine(&self.place, self.folder.as_deref())
     }
 }
 

@@ -149,7 +149,7 @@ impl KeyEntry {
 /// Keys belong to users only.
 fn user_of(principal: &PrincipalKind) -> &str {
     match principal {
-        PrincipalKind::User { name } | PrincipalKind::Role { name, .. } => name,
+        PrincipalKind::User { name } | PrincipalKind::Role { name, .. } | PrincipalKind::Kafka { name } => name,
     }
 }
 

@@ -68,6 +68,9 @@ pub struct NewToken {
 struct StoredPrincipal {
     name: Box<str>,
     session: Option<Box<str>>,
+    /// A Kafka principal, not a user.
+    #[serde(default)]
+    kafka: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -95,13 +98,17 @@ impl Drop for Stored {
 impl StoredPrincipal {
     fn new(principal: &PrincipalKind) -> Self {
         match principal {
-            PrincipalKind::User { name } => Self { name: name.clone(), session: None },
-            PrincipalKind::Role { name, session } => Self { name: name.clone(), session: Some(session.clone()) },
+            PrincipalKind::User { name } => Self { name: name.clone(), session: None, kafka: false },
+            PrincipalKind::Role { name, session } => {
+                Self { name: name.clone(), session: Some(session.clone()), kafka: false }
+            }
+            PrincipalKind::Kafka { name } => Self { name: name.clone(), session: None, kafka: true },
         }
     }
 
     fn kind(&self) -> PrincipalKind {
         match &self.session {
+            None if self.kafka => PrincipalKind::Kafka { name: self.name.clone() },
             None => PrincipalKind::User { name: self.name.clone() },
             Some(session) => PrincipalKind::Role { name: self.name.clone(), session: session.clone() },
         }
@@ -123,7 +130,7 @@ impl DelegationToken {
     #[must_use]
     pub fn owner_name(&self) -> &str {
         match &self.owner {
-            PrincipalKind::User { name } | PrincipalKind::Role { name, .. } => name,
+            PrincipalKind::User { name } | PrincipalKind::Role { name, .. } | PrincipalKind::Kafka { name } => name,
         }
     }
 

@@ -36,6 +36,7 @@ use tokio::sync::watch;
 pub use access_keys::{AccessKey, AccessKeyFacts, NewAccessKey};
 pub use bootstrap::BootstrapRefused;
 pub use delegation::{DelegationToken, NewToken};
+pub use nobody::Look;
 pub use scram::{ITERATIONS, ScramChange, ScramFacts, StoredScram};
 pub use session::{NewSession, SessionClaims, SessionCredential, SessionRefused, TOKEN_CHARS_MAX, compile, rfc3339};
 pub use store::CredentialError;
@@ -53,6 +54,8 @@ pub struct Credentials {
     /// One change at a time.
     changing: tokio::sync::Mutex<()>,
     changes: watch::Sender<u64>,
+    /// What salts of real users look like.
+    forms: std::sync::Mutex<nobody::Forms>,
     /// Opened in the place of a key that does not exist, so that a foreign token costs as much as an unknown one.
     decoy: DataKey,
 }
@@ -120,6 +123,7 @@ impl Credentials {
             maps: RwLock::default(),
             changing: tokio::sync::Mutex::new(()),
             changes: watch::Sender::new(0),
+            forms: std::sync::Mutex::default(),
             decoy: DataKey::generate(),
         }
     }

@@ -9,12 +9,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Json, Router};
 use schloss_audit::{Class, Event, Verdict};
+use schloss_authn::signed_request::HttpRequest;
 use serde_json::json;
 
 use super::Source;
-use crate::broker::{Broker, request_name};
+use crate::broker::Broker;
+use crate::login::request_name;
 use crate::sts;
-use crate::sts::signed_request::HttpRequest;
 
 /// Where a one-time token is redeemed.
 const REDEEM: &str = "/v1/bootstrap-token/redeem";

@@ -37,6 +37,7 @@ use schloss_authn::sigv4::SigningKeys;
 use schloss_authz::{Principal, RequestContext, ResourceRef, Session as Policies, SessionTerms, can};
 use schloss_core::{ErrorCode, TenantId};
 
+use crate::abroad::Abroad;
 use crate::authorize::reason;
 use crate::broker::Broker;
 use crate::session::Session;
@@ -126,6 +127,8 @@ pub struct Failed {
     pub tenant: Option<TenantId>,
     /// Who it claimed to be.
     pub claimed: Option<String>,
+    /// By which way: a SASL mechanism's name, `mTLS`, or empty before one was chosen.
+    pub mechanism: &'static str,
     /// Which step failed: one of a fixed set of words.
     pub step: &'static str,
     /// Why.
@@ -137,13 +140,20 @@ pub struct Failed {
 impl Failed {
     /// A failure at a step.
     pub fn at(step: &'static str, why: impl std::fmt::Display, told: Told) -> Self {
-        Self { tenant: None, claimed: None, step, why: why.to_string(), told }
+        Self { tenant: None, claimed: None, mechanism: "", step, why: why.to_string(), told }
     }
 
     /// Of a known tenant.
     #[must_use]
     pub fn of(mut self, tenant: TenantId) -> Self {
         self.tenant = Some(tenant);
+        self
+    }
+
+    /// By this way.
+    #[must_use]
+    pub fn by(mut self, mechanism: &'static str) -> Self {
+        self.mechanism = mechanism;
         self
     }
 
@@ -212,12 +222,11 @@ impl Broker {
         exchange: Exchange,
     ) -> Result<Session, Refused> {
         let outcome = proved.and_then(|proved| {
-            let details = proved.details.clone();
+            let (details, mechanism) = (proved.details.clone(), proved.mechanism);
             let (tenant, name) = (proved.tenant, proved.principal.policy_arn());
-            let slot =
-                self.login.limits.admit(tenant, &name, self.clock.now_ms()).map_err(|limit| {
-                    Failed::at("limit", limit, Told::TooManyConnects).of(tenant).claimed(name.clone())
-                })?;
+            let slot = self.login.limits.admit(tenant, &name, self.clock.now_ms()).map_err(|limit| {
+                Failed::at("limit", limit, Told::TooManyConnects).of(tenant).claimed(name.clone()).by(mechanism)
+            })?;
             Ok((self.judge(door, proved)?, details, slot))
         });
         let (admitted, details, slot) = match outcome {
@@ -237,6 +246,7 @@ impl Broker {
             exchange: tokio::sync::Mutex::new(exchange),
             identity: RwLock::new(Arc::new(identity)),
             policies: Mutex::new(Arc::new(policies)),
+            abroad: Abroad::default(),
             fetch_session: Mutex::new(None),
             ended: tokio::sync::watch::Sender::new(false),
             renewed: tokio::sync::watch::Sender::new(0),
@@ -260,7 +270,8 @@ impl Broker {
             let (was, is) = (session.identity(), proved.principal.policy_arn());
             if tenant != session.tenant.id || *is != *session.principal {
                 let why = format!("from {} to {}", was.arn, proved.principal.arn());
-                return Err(Failed::at("principal", why, Told::PrincipalChanged).of(session.tenant.id));
+                let failed = Failed::at("principal", why, Told::PrincipalChanged);
+                return Err(failed.of(session.tenant.id).by(proved.mechanism));
             }
             Ok((self.judge(&session.door, proved)?, details))
         });
@@ -282,6 +293,9 @@ impl Broker {
         event.source = Some(door.source);
         event.reason = Some(failed.why);
         event.details.push(("step", failed.step.to_owned()));
+        if !failed.mechanism.is_empty() {
+            event.details.push(("mechanism", failed.mechanism.to_owned()));
+        }
         if let Some(certificate) = &door.certificate {
             event.details.push(("certificate_sha256", certificate.fingerprint_hex()));
         }
@@ -296,8 +310,10 @@ impl Broker {
     fn judge(&self, door: &Door, proved: Proved) -> Result<Admitted, Failed> {
         let number = proved.tenant;
         let claimed = proved.principal.arn();
-        let refused =
-            |step, why: &dyn std::fmt::Display| Failed::at(step, why, Told::AccessDenied).of(number).claimed(&*claimed);
+        let mechanism = proved.mechanism;
+        let refused = |step, why: &dyn std::fmt::Display| {
+            Failed::at(step, why, Told::AccessDenied).of(number).claimed(&*claimed).by(mechanism)
+        };
         if door.tenant_named().is_some_and(|named| named != number) {
             let why = "the credential is of another tenant than the host name dialled or the certificate shown";
             return Err(refused("tenant", &why));

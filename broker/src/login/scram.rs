@@ -19,11 +19,6 @@ use crate::broker::Broker;
 use crate::credentials::{DelegationToken, StoredScram};
 use crate::tenancy::tenant_id;
 
-/// What names nobody has are told; `kafka-configs` and `schloss iam` give real users the same by default.
-const ITERATIONS_OF_NOBODY: u32 = 8_192;
-/// Delegation tokens have Kafka's least: their passwords are random.
-const ITERATIONS_OF_NO_TOKEN: u32 = 4_096;
-
 /// The exchange between the two messages of the client.
 pub(super) struct ScramStage {
     challenge: Challenge,
@@ -73,12 +68,16 @@ pub(super) fn begin(
             broker.credentials.scram(tenant, scram, &user).map(By::User)
         }
     });
+    // Made for known names as well, so that it costs them the same.
+    let look = if first.is_token {
+        broker.credentials.look_of_no_token(tenant, scram, &first.user)
+    } else {
+        broker.credentials.look_of_nobody(tenant, scram, &first.user)
+    };
     let by = match found {
         Some(by) => by,
         None => {
-            let iterations = if first.is_token { ITERATIONS_OF_NO_TOKEN } else { ITERATIONS_OF_NOBODY };
-            let secret = broker.credentials.secret_of_name(tenant, scram, &first.user);
-            let verifier = scram::nobody(scram, &secret, iterations);
+            let verifier = scram::nobody(scram, look.salt, look.iterations);
             By::Nobody(verifier.ok_or_else(|| malformed(&"no SCRAM mechanism"))?)
         }
     };
@@ -118,7 +117,12 @@ pub(super) fn finish(broker: &Broker, stage: ScramStage, message: &[u8]) -> Step
     };
     let organisation = broker.tenancy.policies().organisation();
     let entry = organisation.tenants().find(|entry| tenant_id(entry) == Some(tenant));
-    let Some(principal) = entry.and_then(|entry| entry.principal(&kind)) else {
+    // A name that is no IAM user's is Kafka's own principal `User:NAME`, judged by the tenant's ACLs, as on Amazon MSK.
+    let kafka = |entry: &schloss_authz::Tenant| match (&by, &kind) {
+        (By::User(_), PrincipalKind::User { name }) => Some(entry.kafka_user(name)),
+        _ => None,
+    };
+    let Some(principal) = entry.and_then(|entry| entry.principal(&kind).or_else(|| kafka(entry))) else {
         return Step::Failed(failed("principal", &"the tenant has no IAM user of this name"));
     };
     let proved = Proved {

@@ -1,7 +1,8 @@
-//! AssumeRole, AssumeRoleWithWebIdentity, GetSessionToken: from a caller to a session.
+//! AssumeRole and GetSessionToken: from a caller to a session. [`Wish`] is what AssumeRoleWithWebIdentity shares.
 
 use std::net::SocketAddr;
 
+use schloss_authn::signed_request::HttpRequest;
 use schloss_authz::{AssumeRefused, Assumer, KeyValue, Keys, RequestContext, RoleRequest};
 use schloss_core::TenantId;
 
@@ -13,7 +14,6 @@ use super::parameters::{
     source_identity, tags,
 };
 use super::query::Query;
-use super::signed_request::HttpRequest;
 use crate::authorize::reason;
 use crate::broker::Broker;
 use crate::credentials::{CredentialError, NewSession, SessionClaims, rfc3339};
@@ -54,18 +54,6 @@ pub(super) fn role(
     issue(broker, tenant, &wish, claims)
 }
 
-/// AssumeRoleWithWebIdentity.
-pub(super) async fn with_web_identity(
-    _broker: &Broker,
-    query: &Query,
-    _source: SocketAddr,
-    trail: &mut Trail,
-) -> Result<Elements, Refusal> {
-    let _wish = Wish::read(query, trail)?;
-    const TOLD: &str = "No OpenIDConnect provider found in your account";
-    Err(Refusal::new(Code::InvalidIdentityToken, "identity provider", TOLD))
-}
-
 /// GetSessionToken: a user's own rights, for a while.
 pub(super) fn session_token(broker: &Broker, query: &Query, caller: &Caller) -> Result<Elements, Refusal> {
     no_second_factor(query)?;
@@ -83,16 +71,16 @@ pub(super) fn session_token(broker: &Broker, query: &Query, caller: &Caller) -> 
 }
 
 /// What a caller wants, well-formed.
-struct Wish<'q> {
-    role: RoleArn<'q>,
-    session: &'q str,
+pub(super) struct Wish<'q> {
+    pub role: RoleArn<'q>,
+    pub session: &'q str,
     policies: Policies,
     tags: SessionTags,
     source_identity: Option<Box<str>>,
 }
 
 impl<'q> Wish<'q> {
-    fn read(query: &'q Query, trail: &mut Trail) -> Result<Self, Refusal> {
+    pub fn read(query: &'q Query, trail: &mut Trail) -> Result<Self, Refusal> {
         let role = RoleArn::of(query)?;
         trail.resource = Some(role.arn.to_owned());
         let session = session_name(query)?;
@@ -124,7 +112,7 @@ impl<'q> Wish<'q> {
     }
 
     /// The condition keys of the request itself (AWS: keys of `sts`, and `aws:RequestTag`).
-    fn keys(&self) -> Keys {
+    pub fn keys(&self) -> Keys {
         let mut keys = Keys::new();
         keys.set("sts:RoleSessionName", self.session);
         if let Some(identity) = &self.source_identity {
@@ -143,7 +131,7 @@ impl<'q> Wish<'q> {
     }
 
     /// Judges the trust policy and the caller's own; gives the role's tenant. Why not is for the audit log.
-    fn judge(
+    pub fn judge(
         &self,
         broker: &Broker,
         assumer: Assumer<'_>,
@@ -176,7 +164,7 @@ impl<'q> Wish<'q> {
     }
 
     /// The length of the session, by what was asked and what the role allows.
-    fn seconds(&self, broker: &Broker, query: &Query, chained: bool) -> Result<i64, Refusal> {
+    pub fn seconds(&self, broker: &Broker, query: &Query, chained: bool) -> Result<i64, Refusal> {
         let organisation = broker.tenancy.policies().organisation();
         let of_role =
             organisation.tenant(self.role.account).and_then(|tenant| tenant.session_seconds_max(self.role.name));
@@ -199,7 +187,7 @@ impl<'q> Wish<'q> {
         Ok(seconds)
     }
 
-    fn claims(&self, issued_ms: i64, seconds: i64) -> SessionClaims {
+    pub fn claims(&self, issued_ms: i64, seconds: i64) -> SessionClaims {
         let mut claims =
             SessionClaims::new(self.role.name, issued_ms, issued_ms.saturating_add(seconds.saturating_mul(1_000)));
         claims.session = Some(self.session.into());
@@ -213,7 +201,12 @@ impl<'q> Wish<'q> {
 }
 
 /// Makes the session and writes what every AssumeRole answers.
-fn issue(broker: &Broker, tenant: TenantId, wish: &Wish<'_>, claims: SessionClaims) -> Result<Elements, Refusal> {
+pub(super) fn issue(
+    broker: &Broker,
+    tenant: TenantId,
+    wish: &Wish<'_>,
+    claims: SessionClaims,
+) -> Result<Elements, Refusal> {
     let (packed, expires_ms, identity) = (claims.packed_percent(), claims.expires_ms, claims.source_identity.clone());
     let organisation = broker.tenancy.policies().organisation();
     let principal = organisation.tenant(wish.role.account).and_then(|tenant| tenant.role(wish.role.name, wish.session));
@@ -238,7 +231,7 @@ fn credentials(session: &NewSession, expires_ms: i64) -> Elements {
 }
 
 /// AWS's words; the same whether a policy refused, the role has no trust policy, or there is no such role.
-fn denied(caller: &str, action: &str, role: &str) -> Refusal {
+pub(super) fn denied(caller: &str, action: &str, role: &str) -> Refusal {
     let told = format!("User: {caller} is not authorized to perform: sts:{action} on resource: {role}");
     Refusal::new(Code::AccessDenied, "trust policy", told)
 }

@@ -1,11 +1,12 @@
 //! Who signed the request: the access key, its secret, the signature, the principal.
 
+use schloss_authn::signed_request::{Authorization, HttpRequest};
+use schloss_authn::sigv4::SignatureRefusal;
 use schloss_authz::{Principal, PrincipalKind, SessionTerms};
 use schloss_core::TenantId;
 
 use super::Trail;
 use super::answer::{Code, Refusal};
-use super::signed_request::{Authorization, HttpRequest, SignatureRefusal};
 use crate::broker::Broker;
 use crate::credentials::{SessionClaims, SessionRefused};
 use crate::tenancy::tenant_id;
@@ -88,7 +89,7 @@ impl Caller {
     /// AWS's `UserId`: what policies compare as `aws:userid`.
     pub fn user_id(&self) -> String {
         match &self.principal.kind {
-            PrincipalKind::User { name } => name.to_string(),
+            PrincipalKind::User { name } | PrincipalKind::Kafka { name } => name.to_string(),
             PrincipalKind::Role { name, session } => format!("{name}:{session}"),
         }
     }

@@ -17,12 +17,13 @@ mod caller;
 mod limit;
 mod parameters;
 mod query;
-pub mod signed_request;
+mod web_identity;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use schloss_audit::{Class, Event, Verdict};
+use schloss_authn::signed_request::HttpRequest;
 use schloss_core::TenantId;
 use schloss_crypto::random_array;
 
@@ -33,7 +34,6 @@ pub use query::BODY_BYTES_MAX;
 use answer::Elements;
 use caller::Caller;
 use query::Query;
-use signed_request::HttpRequest;
 
 use crate::broker::Broker;
 
@@ -144,7 +144,7 @@ async fn operate(
     trail: &mut Trail,
 ) -> Result<Elements, Refusal> {
     if query.value("Action") == Some("AssumeRoleWithWebIdentity") {
-        return assume::with_web_identity(broker, query, source, trail).await;
+        return web_identity::assume(broker, query, source, trail).await;
     }
     let caller = Caller::verify(broker, request, trail)?;
     if !broker.sts_limits.tenants.take(caller.tenant, broker.clock.monotonic()) {

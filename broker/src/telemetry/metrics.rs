@@ -43,6 +43,17 @@ pub struct DecisionLabel {
     pub verdict: &'static str,
 }
 
+/// A decision that a shadow version of a policy would have made otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ShadowLabel {
+    /// Twelve digits.
+    pub tenant: String,
+    /// `allowed` or `denied`, by the policies in force.
+    pub now: &'static str,
+    /// `allowed` or `denied`, by the shadow version.
+    pub then: &'static str,
+}
+
 /// Why a connection ended early.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusalLabel {
@@ -91,6 +102,8 @@ pub struct Metrics {
     pub sent_bytes: Family<TenantLabel, Counter>,
     /// Authorisation verdicts.
     pub decisions: Family<DecisionLabel, Counter>,
+    /// Decisions that shadow versions of policies would have made otherwise.
+    pub shadow_differences: Family<ShadowLabel, Counter>,
     /// Open connections.
     pub connections: Gauge,
     /// Connections refused or cut.
@@ -112,6 +125,7 @@ impl Metrics {
             received_bytes: Family::default(),
             sent_bytes: Family::default(),
             decisions: Family::default(),
+            shadow_differences: Family::default(),
             connections: Gauge::default(),
             refusals: Family::default(),
             organisation_refused: Counter::default(),
@@ -128,6 +142,11 @@ impl Metrics {
         registry.register_with_unit("received", "Bytes of requests", Unit::Bytes, metrics.received_bytes.clone());
         registry.register_with_unit("sent", "Bytes of answers", Unit::Bytes, metrics.sent_bytes.clone());
         registry.register("authorization_decisions", "Authorisation decisions", metrics.decisions.clone());
+        registry.register(
+            "shadow_differences",
+            "Decisions that shadow versions of policies would have made otherwise",
+            metrics.shadow_differences.clone(),
+        );
         registry.register("connections", "Open connections", metrics.connections.clone());
         registry.register("connection_refusals", "Connections refused or cut", metrics.refusals.clone());
         registry.register(

@@ -4,4 +4,4 @@ mod log;
 mod metrics;
 
 pub use log::start_log;
-pub use metrics::{ApiLabel, DecisionLabel, Metrics, TenantApi, TenantLabel};
+pub use metrics::{ApiLabel, DecisionLabel, Metrics, ShadowLabel, TenantApi, TenantLabel};

@@ -821,6 +821,69 @@ static DESCRIBE_DELEGATION_TOKEN: Layout = Layout {
     ],
 };
 
+static DESCRIBE_ACLS: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // resource_type_filter
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: true } }, // resource_name_filter
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // pattern_type_filter
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: true } }, // principal_filter
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: true } }, // host_filter
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // operation
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // permission_type
+    ],
+    tagged: &[
+    ],
+};
+
+static CREATE_ACLS_ACL_CREATION: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // resource_type
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: false } }, // resource_name
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // resource_pattern_type
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: false } }, // principal
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: false } }, // host
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // operation
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // permission_type
+    ],
+    tagged: &[
+    ],
+};
+
+static CREATE_ACLS: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 1, until: 3, shape: Shape::Array { nullable: false, element: &Shape::Struct(&CREATE_ACLS_ACL_CREATION) } }, // creations
+    ],
+    tagged: &[
+    ],
+};
+
+static DELETE_ACLS_DELETE_ACLS_FILTER: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // resource_type_filter
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: true } }, // resource_name_filter
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // pattern_type_filter
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: true } }, // principal_filter
+        Field { since: 1, until: 3, shape: Shape::Text { nullable: true } }, // host_filter
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // operation
+        Field { since: 1, until: 3, shape: Shape::Fixed(1) }, // permission_type
+    ],
+    tagged: &[
+    ],
+};
+
+static DELETE_ACLS: Layout = Layout {
+    flexible_since: 2,
+    fields: &[
+        Field { since: 1, until: 3, shape: Shape::Array { nullable: false, element: &Shape::Struct(&DELETE_ACLS_DELETE_ACLS_FILTER) } }, // filters
+    ],
+    tagged: &[
+    ],
+};
+
 static DESCRIBE_USER_SCRAM_CREDENTIALS: Layout = Layout {
     flexible_since: 0,
     fields: &[
@@ -895,6 +958,9 @@ pub(super) fn of_request(api_key: i16) -> Option<&'static Layout> {
         21 => Some(&DELETE_RECORDS),
         22 => Some(&INIT_PRODUCER_ID),
         23 => Some(&OFFSET_FOR_LEADER_EPOCH),
+        29 => Some(&DESCRIBE_ACLS),
+        30 => Some(&CREATE_ACLS),
+        31 => Some(&DELETE_ACLS),
         32 => Some(&DESCRIBE_CONFIGS),
         33 => Some(&ALTER_CONFIGS),
         35 => Some(&DESCRIBE_LOG_DIRS),

@@ -25,7 +25,7 @@ const fn range(key: i16, min: i16, max: i16) -> ApiRange {
 }
 
 /// Sorted by key.
-static ADVERTISED: [ApiRange; 38] = [
+static ADVERTISED: [ApiRange; 41] = [
     range(0, 0, 13), // Produce
     range(1, 4, 18), // Fetch
     range(2, 1, 11), // ListOffsets
@@ -46,6 +46,9 @@ static ADVERTISED: [ApiRange; 38] = [
     range(21, 0, 2), // DeleteRecords
     range(22, 0, 5), // InitProducerId
     range(23, 2, 4), // OffsetForLeaderEpoch
+    range(29, 1, 3), // DescribeAcls
+    range(30, 1, 3), // CreateAcls
+    range(31, 1, 3), // DeleteAcls
     range(32, 1, 4), // DescribeConfigs
     range(33, 0, 2), // AlterConfigs
     range(35, 1, 5), // DescribeLogDirs

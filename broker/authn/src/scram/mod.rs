@@ -80,17 +80,13 @@ impl Challenge {
     }
 }
 
-/// A verifier that no password fits, for a name nobody has. `secret_of_name` must be a keyed hash of the name that stays
-/// the same for ever, so that asking twice tells nothing.
+/// A verifier that no password fits, for a name nobody has. `salt` must be made from a keyed hash of the name that stays the
+/// same for ever, so that asking twice tells nothing, and look like the salts of those who are there.
 #[must_use]
-pub fn nobody(mechanism: ScramMechanism, secret_of_name: &[u8; 32], iterations: u32) -> Option<ScramVerifier> {
-    let salt = secret_of_name.get(..SALT_BYTES)?.to_vec();
+pub fn nobody(mechanism: ScramMechanism, salt: Vec<u8>, iterations: u32) -> Option<ScramVerifier> {
     let key = || random_array::<64>().get(..mechanism.digest_bytes()).map(<[u8]>::to_vec);
     ScramVerifier::from_parts(mechanism, salt, iterations, key()?, key()?)
 }
-
-/// As long as the salts that are made for real users.
-const SALT_BYTES: usize = 16;
 
 impl std::fmt::Debug for Challenge {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -147,9 +143,9 @@ mod tests {
             let text = String::from_utf8(challenge.message().to_vec()).unwrap();
             text.split_once(",s=").unwrap().1.to_owned()
         };
-        let verifier = nobody(ScramMechanism::Sha256, &[7; 32], 8192).unwrap();
+        let verifier = nobody(ScramMechanism::Sha256, vec![7; 16], 8192).unwrap();
         let (one, two) = (Challenge::new(&first, &verifier), {
-            let again = nobody(ScramMechanism::Sha256, &[7; 32], 8192).unwrap();
+            let again = nobody(ScramMechanism::Sha256, vec![7; 16], 8192).unwrap();
             Challenge::new(&first, &again)
         });
         assert_eq!(told(&one), told(&two));
@@ -162,7 +158,7 @@ mod tests {
     #[test]
     fn final_message_of_another_exchange_is_refused() {
         let first = ClientFirst::read(b"n,,n=user,r=abc").unwrap();
-        let verifier = nobody(ScramMechanism::Sha256, &[7; 32], 8192).unwrap();
+        let verifier = nobody(ScramMechanism::Sha256, vec![7; 16], 8192).unwrap();
         let fresh = || Challenge::new(&first, &verifier);
         let proof = STANDARD.encode([0; 32]);
         let other = fresh();

@@ -14,52 +14,14 @@
 use std::fmt::Write as _;
 
 use schloss_crypto::digest::{constant_time_eq, hmac_sha256, sha256};
-use schloss_crypto::{SecretText, wipe};
-use time::{Date, Month, OffsetDateTime, Time};
+use zeroize::Zeroizing;
 
-/// The one algorithm.
-const ALGORITHM: &str = "AWS4-HMAC-SHA256";
-/// How far the signer's clock may be off.
-pub const WINDOW_MS: i64 = 15 * 60 * 1000;
+use crate::sigv4::{ALGORITHM, SignatureRefusal, WINDOW_MS, instant_ms, push_hex, unhex};
+
 /// Headers one request may sign.
 const SIGNED_HEADERS_MAX: usize = 64;
 /// Bytes of the authorisation header.
 const AUTHORIZATION_BYTES_MAX: usize = 4 * 1024;
-
-/// Why a signature is not taken; the words are for the audit log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SignatureRefusal {
-    /// Not `AWS4-HMAC-SHA256`.
-    #[error("the algorithm is not AWS4-HMAC-SHA256")]
-    Algorithm,
-    /// A header that must be signed is not, or stands twice.
-    #[error("a header is not signed or stands twice")]
-    SignedHeaders,
-    /// Not `key/date/region/service/aws4_request`.
-    #[error("the credential scope is malformed or of another service")]
-    Scope,
-    /// Not `yyyymmddThhmmssZ`.
-    #[error("the date of signing is malformed")]
-    Date,
-    /// The scope's day is not the day of signing.
-    #[error("the credential scope is of another day than the signature")]
-    DateScope,
-    /// Not the form of an authorisation.
-    #[error("the signature is malformed")]
-    Form,
-    /// A part beyond its bound.
-    #[error("a part is longer than its bound")]
-    TooLong,
-    /// Signed too far in the future.
-    #[error("the signature is of the future")]
-    NotYet,
-    /// Out of its validity.
-    #[error("the signature has expired")]
-    Expired,
-    /// The secret is another one, or a part was changed.
-    #[error("the signature does not match")]
-    Mismatch,
-}
 
 /// A request as it arrived.
 #[derive(Clone, Copy, Debug)]
@@ -166,13 +128,12 @@ impl<'a> Authorization<'a> {
     /// [`SignatureRefusal::Mismatch`].
     pub fn verify(&self, request: &HttpRequest<'_>, secret: &str) -> Result<(), SignatureRefusal> {
         let text = self.string_to_sign(request)?;
-        let seed = SecretText::new(format!("AWS4{secret}"));
-        let mut key = hmac_sha256(seed.expose().as_bytes(), &[self.day.as_bytes()]);
+        let seed = Zeroizing::new(format!("AWS4{secret}"));
+        let mut key = Zeroizing::new(hmac_sha256(seed.as_bytes(), &[self.day.as_bytes()]));
         for part in [self.region, self.service, "aws4_request"] {
-            key = hmac_sha256(&key, &[part.as_bytes()]);
+            *key = hmac_sha256(&*key, &[part.as_bytes()]);
         }
-        let expected = hmac_sha256(&key, &[text.as_bytes()]);
-        wipe(&mut key);
+        let expected = hmac_sha256(&*key, &[text.as_bytes()]);
         if constant_time_eq(&expected, &self.signature) { Ok(()) } else { Err(SignatureRefusal::Mismatch) }
     }
 
@@ -216,46 +177,6 @@ fn signed_headers<'a>(request: &HttpRequest<'a>, list: &'a str) -> Result<Vec<&'
     } else {
         Err(SignatureRefusal::SignedHeaders)
     }
-}
-
-/// `yyyymmddThhmmssZ` in milliseconds since 1970.
-fn instant_ms(text: &str) -> Option<i64> {
-    let bytes = text.as_bytes();
-    let shape = bytes.len() == 16 && bytes.get(8) == Some(&b'T') && bytes.get(15) == Some(&b'Z');
-    if !shape {
-        return None;
-    }
-    let number = |from: usize, to: usize| -> Option<u16> {
-        let digits = text.get(from..to)?;
-        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
-    };
-    let small = |from: usize| number(from, from.saturating_add(2)).and_then(|n| u8::try_from(n).ok());
-    let date = Date::from_calendar_date(i32::from(number(0, 4)?), Month::try_from(small(4)?).ok()?, small(6)?).ok()?;
-    let time = Time::from_hms(small(9)?, small(11)?, small(13)?).ok()?;
-    OffsetDateTime::new_utc(date, time).unix_timestamp().checked_mul(1000)
-}
-
-fn push_hex(bytes: &[u8], out: &mut String) {
-    for byte in bytes {
-        let _ = write!(out, "{byte:02x}");
-    }
-}
-
-/// 64 lower- or upper-case hexadecimal digits.
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 {
-        return None;
-    }
-    let mut bytes = [0_u8; 32];
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        let mut value = 0_u8;
-        for digit in pair {
-            let digit = u8::try_from(char::from(*digit).to_digit(16)?).ok()?;
-            value = value.checked_shl(4)? | digit;
-        }
-        *byte = value;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

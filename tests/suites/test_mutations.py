@@ -1,0 +1,379 @@
+"""Whoever can write the disks and the manifest: nothing exchanged, cut, doubled, put back or edited is served, and it is told.
+
+The topics are written once; every mutation has topics of its own, so that one start of the broker judges all that do not
+refuse it. A topic's verdict is `right` (all its records), `refused` (a storage error), or what was wrong. Flipped bytes:
+test_tampering.py.
+"""
+
+import json
+import re
+import secrets
+import shutil
+import struct
+import subprocess
+
+import confluent_kafka
+import pytest
+
+from harness import clients, env, traffic, wire
+from harness.broker import NotReady, Schloss
+from harness.manifest import Manifest, frames_of
+
+pytestmark = [pytest.mark.schloss_only, pytest.mark.timeout(300)]
+GLOBEX = 222_222_222_222
+
+
+class Ground:
+    """A broker, stopped, and its topics. `kept` is the data folder as it was."""
+
+    def __init__(self, folder):
+        self.broker = Schloss(folder, config={"storage.flush.ms": 20})
+        self.kept, self.ids, self.values, self.spare = folder.parent / "kept", {}, {}, []
+        self.manifest = Manifest(self.broker)
+
+    def topic(self, name, tenant="acme", partitions=1, at_once=False):
+        """A topic with two records in each partition: in two segments, or `at_once` as neighbouring frames of one."""
+        b = self.broker
+        clients.create_topic(b, name, partitions, tenant=tenant)
+        with wire.Raw(b, tenant=tenant) as raw:
+            for which in ("first", "second"):
+                value = f"{which} of {name} of {tenant}"
+                records = traffic.batch(value.encode() + (b"." * 70_000 if at_once else b""))
+                raw.send_request(wire.build("produce", 9, acks=-1, timeout=15_000, topic_data=[dict(name=name, partition_data=[
+                    dict(index=p, records=records) for p in range(partitions)])]))
+                if not at_once:
+                    raw.receive()
+                    self.flushed()
+                self.values.setdefault((tenant, name), []).append(value)
+            if at_once:
+                raw.receive(), raw.receive()
+                self.flushed()
+        found = clients.admin(b, tenant).describe_topics(confluent_kafka.TopicCollection([name]))[name].result().topic_id
+        self.ids[tenant, name] = struct.pack(">qq", found.get_most_significant_bits(), found.get_least_significant_bits())
+
+    def flushed(self):
+        pattern = re.compile(r"(?m)^schloss_\w*tail_bytes\S* ([0-9.]+)")
+        env.eventually(lambda: float(pattern.search(self.broker.admin_get("/metrics")[1]).group(1)) == 0, every=0.01, what="the flush")
+
+    def wide(self, tenant, count):
+        """Names of `count` topics whose two frames came to lie in one segment."""
+        good, tries = [], 0
+        while len(good) < count:
+            tries += 1
+            assert tries < 10 * count, "two requests sent at once never reach one segment"
+            name = f"wide-{tries}"
+            self.topic(name, tenant, at_once=True)
+            newest = max(self.broker.data.rglob("objects/seg/*/*"), key=lambda p: p.stat().st_mtime_ns)
+            if newest.stat().st_size > 2 * 70_000:  # the manifest is locked while the broker runs
+                good.append(name)
+        return good
+
+    def restore(self):
+        shutil.rmtree(self.broker.data)
+        subprocess.run(["cp", "-a", "--sparse=always", self.kept, self.broker.data], check=True)
+
+    def objects(self, name, tenant="acme"):
+        return [self.manifest.path_of(o) for o in self.manifest.object_ids(self.ids[tenant, name])]
+
+    def judge(self, names, tenant="acme"):
+        with wire.Raw(self.broker, tenant=tenant, timeout=30) as raw:
+            return {n: self.verdict(raw, n, self.values[tenant, n]) for n in names}
+
+    @staticmethod
+    def verdict(raw, name, wanted):
+        seen = []
+        for offset in range(len(wanted)):
+            code, records = traffic.fetch(raw, name, offset=offset)
+            if code == traffic.KAFKA_STORAGE_ERROR and not records:
+                return "refused"
+            if code:
+                return f"error {code} at offset {offset}"
+            if not records:
+                return f"nothing at offset {offset}, and no error"
+            if wanted[offset].encode() not in records:
+                return f"other bytes at offset {offset}"
+            seen.append(wanted[offset])
+        return "right"
+
+
+def swap(one, two):
+    a, b = one.read_bytes(), two.read_bytes()
+    one.write_bytes(b), two.write_bytes(a)
+
+
+def reframe(path, order):
+    """Puts the frames of an object in this order (numbers; bytes are foreign frames)."""
+    raw = path.read_bytes()
+    frames = frames_of(raw)
+    parts = [raw[slice(*frames[f])] if isinstance(f, int) else f for f in order]
+    path.write_bytes(raw[:frames[0][0]] + b"".join(parts) + raw[frames[-1][1]:])
+
+
+def frame(path, number):
+    raw = path.read_bytes()
+    return raw[slice(*frames_of(raw)[number])]
+
+
+def last_kind(path):
+    raw = bytearray(path.read_bytes())
+    raw[frames_of(raw)[-1][0] + 4] ^= 1
+    path.write_bytes(raw)
+
+
+# Objects: name → what is done to the objects of a topic; `o` are its objects, `x` another topic's, `g` another tenant's.
+OBJECTS = {
+    "its two segments exchanged": lambda o, x, g: swap(o[0], o[1]),
+    "another topic's segment in its place": lambda o, x, g: shutil.copyfile(x[0], o[0]),
+    "another tenant's segment in its place": lambda o, x, g: shutil.copyfile(g[0], o[0]),
+    "a byte cut off": lambda o, x, g: o[0].write_bytes(o[0].read_bytes()[:-1]),
+    "the footer cut off": lambda o, x, g: o[0].write_bytes(o[0].read_bytes()[:-40]),
+    "half of it cut off": lambda o, x, g: o[0].write_bytes(o[0].read_bytes()[:2000]),
+    "emptied": lambda o, x, g: o[0].write_bytes(b""),
+    "taken away": lambda o, x, g: o[0].unlink(),
+    "the head of another topic's": lambda o, x, g: o[0].write_bytes(x[0].read_bytes()[:4096] + o[0].read_bytes()[4096:]),
+    "the footer of another topic's": lambda o, x, g: o[0].write_bytes(o[0].read_bytes()[:-137] + x[0].read_bytes()[-137:]),
+    "the same segment in both places": lambda o, x, g: shutil.copyfile(o[0], o[1]),
+}
+# Frames of one segment: `w` the topic's object, `x` another topic's, `g` another tenant's; all have two frames.
+FRAMES = {
+    "two frames exchanged": lambda w, x, g: reframe(w, [1, 0]),
+    "the first frame doubled in the second's place": lambda w, x, g: reframe(w, [0, 0]),
+    "a frame more": lambda w, x, g: reframe(w, [0, 0, 1]),
+    "the first frame taken out": lambda w, x, g: reframe(w, [1]),
+    "the last frame taken out": lambda w, x, g: reframe(w, [0]),
+    "another topic's frame of the same number": lambda w, x, g: reframe(w, [frame(x, 0), 1]),
+    "another tenant's frame of the same number": lambda w, x, g: reframe(w, [0, frame(g, 1)]),
+    "the last frame called a data frame": lambda w, x, g: last_kind(w),
+}
+
+
+def row(table, **changes):
+    """Edits the topic's first row of `table`; a callable gets (ground, topic name)."""
+    where = {"segments": "object_id = (SELECT object_id FROM segment_parts WHERE topic_id = :t AND first_offset = 0)",
+             "segment_parts": "topic_id = :t AND first_offset = 0"}.get(table, "topic_id = :t")
+
+    def change(g, name):
+        values = {"t": g.ids["acme", name], **{f"v_{c}": v(g, name) if callable(v) else v for c, v in changes.items()}}
+        sql = f"UPDATE {table} SET {', '.join(f'{c} = :v_{c}' for c in changes)} WHERE {where}"
+        g.manifest.edit(sql, values)
+    return change
+
+
+def wrapped_of(tenant, name):
+    return lambda g, _: g.manifest.query("SELECT wrapped FROM segments WHERE object_id = ?", g.manifest.object_ids(g.ids[tenant, name])[0])[0][0]
+
+
+def noise(n):
+    return lambda g, name: secrets.token_bytes(n)
+
+
+def flipped_blob(g, name):
+    raw = bytearray(g.manifest.query("SELECT wrapped FROM segments WHERE object_id = ?", g.manifest.object_ids(g.ids["acme", name])[0])[0][0])
+    raw[-1] ^= 1
+    return bytes(raw)
+
+
+REFUSED, HARMLESS = "refused", "right"
+# Columns of a topic's own rows: (what is expected, the edit).
+ROWS = {
+    "segments.segment := noise": (REFUSED, row("segments", segment=noise(16))),
+    "segments.tenant := globex": (REFUSED, row("segments", tenant=GLOBEX)),
+    "segments.wrapped := another segment's": (REFUSED, row("segments", wrapped=wrapped_of("acme", "other"))),
+    "segments.wrapped := another tenant's": (REFUSED, row("segments", wrapped=wrapped_of("globex", "theirs"))),
+    "segments.wrapped := a bit flipped": (REFUSED, row("segments", wrapped=flipped_blob)),
+    "segments.wrapped := noise": (REFUSED, row("segments", wrapped=noise(143))),
+    "segments.size := less": (REFUSED, row("segments", size=4000)),
+    "segments.size := more": (REFUSED, row("segments", size=99_999)),
+    "segments.frame_count := 2": (REFUSED, row("segments", frame_count=2)),
+    "segments.frame_count := 0": (REFUSED, row("segments", frame_count=0)),
+    "segments.footer_position := earlier": (REFUSED, row("segments", footer_position=4100)),
+    "segments.footer_tag := noise": (REFUSED, row("segments", footer_tag=noise(16))),
+    "segments.born_ms := 1": (HARMLESS, row("segments", born_ms=1)),
+    "segment_parts.object_id := another topic's": (REFUSED, row("segment_parts", object_id=lambda g, n: g.manifest.object_ids(g.ids["acme", "other"])[0])),
+    "segment_parts.object_id := another tenant's": (REFUSED, row("segment_parts", object_id=lambda g, n: g.manifest.object_ids(g.ids["globex", "theirs"])[0])),
+}
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory):
+    g = Ground(tmp_path_factory.mktemp("mutations") / "broker")
+    g.broker.start()
+    g.topic("theirs", "globex")
+    g.topic("other")
+    g.names = {}
+    for n, mutation in enumerate([*OBJECTS, *ROWS]):
+        g.names[mutation] = f"m{n:02}"
+        g.topic(g.names[mutation])
+    wide = g.wide("acme", len(FRAMES) + 1)
+    g.wide_theirs, = g.wide("globex", 1)
+    g.wide_other = wide.pop()
+    g.names.update(zip(FRAMES, wide))
+    g.topic("untouched")
+    assert g.broker.stop() == 0
+    subprocess.run(["cp", "-a", "--sparse=always", g.broker.data, g.kept], check=True)
+    g.before = {n: g.manifest.object_ids(g.ids["acme", n]) for n in g.names.values()}
+    yield g
+    clients.forget(g.broker)
+    shutil.rmtree(g.broker.folder, ignore_errors=True)
+    shutil.rmtree(g.kept, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def judged(ground):
+    """{mutation: verdict} of all that leave the start alone, with the metrics and the audit events of that run."""
+    g = ground
+    g.restore()
+    for mutation, spoil in OBJECTS.items():
+        spoil(g.objects(g.names[mutation]), g.objects("other"), g.objects("theirs", "globex"))
+    for mutation, spoil in FRAMES.items():
+        spoil(g.objects(g.names[mutation])[0], g.objects(g.wide_other)[0], g.objects(g.wide_theirs, "globex")[0])
+    for mutation, (_, edit) in ROWS.items():
+        edit(g, g.names[mutation])
+    g.broker.start()
+    try:
+        verdicts = g.judge([*g.names.values(), "untouched", "other", g.wide_other])
+        verdicts.update({f"globex {n}": v for n, v in g.judge(["theirs", g.wide_theirs], "globex").items()})
+        metrics = g.broker.admin_get("/metrics")[1]
+    finally:
+        g.broker.kill()
+    done = g.broker.run("audit", "query", "--dir", g.broker.folder, "--output", "json")
+    assert done.returncode == 0, done.stderr
+    return verdicts, metrics, [json.loads(l) for l in done.stdout.splitlines() if l.strip()]
+
+
+@pytest.mark.parametrize("mutation", [*OBJECTS, *FRAMES, *(m for m, (expected, _) in ROWS.items() if expected == REFUSED)])
+def test_what_was_altered_is_refused_with_a_retriable_error(ground, judged, mutation):
+    assert judged[0][ground.names[mutation]] == "refused"
+
+
+@pytest.mark.parametrize("mutation", [m for m, (expected, _) in ROWS.items() if expected == HARMLESS])
+def test_an_edit_that_says_nothing_about_records_is_harmless(ground, judged, mutation):
+    assert judged[0][ground.names[mutation]] == "right"
+
+
+def test_topics_and_tenants_whose_data_were_left_alone_are_served(ground, judged):
+    assert {n: judged[0][n] for n in ("untouched", "other", ground.wide_other, "globex theirs", f"globex {ground.wide_theirs}")} == dict.fromkeys(
+        ("untouched", "other", ground.wide_other, "globex theirs", f"globex {ground.wide_theirs}"), "right")
+
+
+@pytest.mark.parametrize("mutation", [*OBJECTS, *FRAMES, *(m for m, (expected, _) in ROWS.items() if expected == REFUSED)])
+def test_what_was_altered_is_in_the_audit_log(ground, judged, mutation):
+    """By the object's name: as the row named it before the edit, or after."""
+    name = ground.names[mutation]
+    names = {o.hex() for o in ground.before[name]} | {o.hex() for o in ground.manifest.object_ids(ground.ids["acme", name])}
+    told = [e for e in judged[2] if "IntegrityFailure" in json.dumps(e) and any(n in json.dumps(e) for n in names)]
+    assert told, f"{mutation}: no event names the object"
+
+
+def test_every_altered_object_is_counted_by_the_metric(ground, judged):
+    refused = [m for m, n in ground.names.items() if judged[0][n] == "refused"]
+    counted = float(re.search(r"(?m)^schloss_integrity_failures\w* ([0-9.]+)", judged[1]).group(1))
+    assert len(refused) > 30 and counted >= len(refused)
+
+
+ACME_KEY, GLOBEX_KEY = (111_111_111_111).to_bytes(16, "big"), GLOBEX.to_bytes(16, "big")
+
+
+def topic_row(change, *values):
+    return lambda g: g.manifest.edit(f"UPDATE topics SET {change} WHERE topic_id = ?", (*[v(g) if callable(v) else v for v in values], g.ids["acme", "other"]))
+
+
+def sealed_of(g):
+    return g.manifest.query("SELECT sealed FROM topics WHERE topic_id = ?", g.ids["acme", "untouched"])[0][0]
+
+
+def key_of(tenant, purpose):
+    return lambda g: g.manifest.query("SELECT wrapped FROM keys WHERE tenant = ? AND purpose = ?", tenant, purpose)[0][0]
+
+
+def key_row(purpose, wrapped):
+    return lambda g: g.manifest.edit("UPDATE keys SET wrapped = ? WHERE tenant = ? AND purpose = ?", (wrapped(g) if callable(wrapped) else wrapped, ACME_KEY, purpose))
+
+
+def sql(text, *values):
+    return lambda g: g.manifest.edit(text, values)
+
+
+# Edits that reach beyond one topic. Each gets a start of its own: nothing of acme is served, or the start is refused.
+WHOLE = {
+    "cluster.id := noise": sql("UPDATE cluster SET id = ?", secrets.token_bytes(16)),
+    "topics.sealed := noise": topic_row("sealed = ?", secrets.token_bytes(107)),
+    "topics.sealed := another topic's": topic_row("sealed = ?", sealed_of),
+    "topics.tenant := globex": topic_row("tenant = ?", GLOBEX),
+    "topics.topic_id := noise": topic_row("topic_id = ?", secrets.token_bytes(16)),
+    "keys.wrapped := noise": key_row("index", secrets.token_bytes(143)),
+    "keys.wrapped := the key of another purpose": key_row("metadata", key_of(ACME_KEY, "index")),
+    "keys.wrapped := another tenant's": key_row("metadata", key_of(GLOBEX_KEY, "metadata")),
+    "keys.tenant := noise": sql("UPDATE keys SET tenant = ? WHERE tenant = ?", secrets.token_bytes(16), ACME_KEY),
+    "keys gone": sql("DELETE FROM keys WHERE tenant = ?", ACME_KEY),
+    "state.sealed := noise": sql("UPDATE state SET sealed = ?", secrets.token_bytes(119)),
+    "state.tenant exchanged": sql(f"UPDATE state SET tenant = CASE tenant WHEN {GLOBEX} THEN 111111111111 ELSE {GLOBEX} END"),
+    "shards.checkpoint_epoch := 0": sql("UPDATE shards SET checkpoint_epoch = 0"),
+    "shards gone": sql("DELETE FROM shards"),
+}
+# Edits that change nothing about what is true.
+EMPTY = {
+    "topics.created_ms := 1": topic_row("created_ms = ?", 1),
+    "topics.name_index := noise": topic_row("name_index = ?", secrets.token_bytes(32)),
+    "partitions.shard := 7": lambda g: g.manifest.edit("UPDATE partitions SET shard = 7 WHERE topic_id = ?", (g.ids["acme", "other"],)),
+    "segment_parts.bytes, max_timestamp, appended_ms := 1": sql("UPDATE segment_parts SET bytes = 1, max_timestamp = 1, appended_ms = 1"),
+    "shards.epoch := 9": sql("UPDATE shards SET epoch = 9"),
+    "shards.writer := noise": sql("UPDATE shards SET writer = ?", secrets.token_bytes(16)),
+    "epochs.end_seq := 1": sql("UPDATE epochs SET end_seq = 1"),
+}
+
+
+def fate(g, edit):
+    """What a start after the edit serves of acme: `start refused`, or the set of its topics' verdicts; and what it said."""
+    g.restore()
+    edit(g)
+    try:
+        g.broker.start(timeout=30)
+    except NotReady as refused:
+        if g.broker.running():
+            g.broker.kill()
+        return {"start refused"}, str(refused)
+    try:
+        return set(g.judge(["other", "untouched"]).values()), g.broker.process.output()
+    except (OSError, wire.Closed) as refused:
+        return {"tenant refused"}, f"{refused}\n{g.broker.process.output()}"
+    finally:
+        g.broker.kill()
+
+
+@pytest.mark.parametrize("mutation", WHOLE)
+def test_an_edit_beyond_one_topic_is_refused_with_advice(ground, mutation):
+    verdicts, said = fate(ground, WHOLE[mutation])
+    assert verdicts <= {"start refused", "tenant refused", "refused"}, verdicts
+    assert "SCH-" in said and "next:" in said if verdicts == {"start refused"} else True, said[-1000:]
+
+
+@pytest.mark.parametrize("mutation", EMPTY)
+def test_an_edit_that_changes_nothing_true_serves_everything(ground, mutation):
+    assert fate(ground, EMPTY[mutation])[0] == {"right"}
+
+
+def test_an_older_manifest_over_newer_objects_serves_the_truth_or_nothing(ground):
+    """Rolled back to before the second half of the records; log and objects are the newer ones."""
+    g = ground
+    g.restore()
+    g.broker.start()
+    with wire.Raw(g.broker) as raw:
+        assert traffic.produce(raw, "untouched", b"newer than the manifest") == 0
+    g.flushed()
+    assert g.broker.stop() == 0
+    for name in ("manifest.db", "manifest.db-wal", "manifest.db-shm"):
+        (g.broker.data / name).unlink(missing_ok=True)
+        if (g.kept / name).exists():
+            shutil.copyfile(g.kept / name, g.broker.data / name)
+    try:
+        g.broker.start(timeout=30)
+    except NotReady as refused:
+        assert "SCH-" in str(refused) and "next:" in str(refused)
+        return
+    try:
+        with wire.Raw(g.broker) as raw:
+            code, records = traffic.fetch(raw, "untouched", offset=2)
+            assert code == traffic.KAFKA_STORAGE_ERROR or b"newer than the manifest" in (records or b""), (code, records)
+    finally:
+        g.broker.kill()
