@@ -237,6 +237,28 @@ def test_a_session_survives_a_restart_and_falls_with_its_role(fresh):
     assert iam.refusal(iam.session(b, credentials).get_caller_identity) == ("InvalidClientTokenId", 403)
 
 
+def test_a_suspended_tenants_keys_sign_nothing_and_its_roles_are_nobodys(fresh):
+    b = fresh()
+    for tenant in ("acme", "globex"):
+        iam.write(b, f"tenants/{tenant}/policies/may-assume.json", {"Version": "2012-10-17", "Statement": [
+            {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"}]})
+        iam.write(b, f"tenants/{tenant}/users/producer.toml", 'policies = ["producer", "may-assume"]\n')
+    iam.write(b, "tenants/globex/trust/r.json", iam.trust(iam.trusting({"AWS": iam.user_arn(b, "producer")})))
+    iam.write(b, "tenants/globex/roles/r.toml", 'policies = []\ntrust = "r"\n')
+    iam.settle(b)
+    own, other = iam.access_key(b, "producer"), iam.access_key(b, "producer", "globex")
+    wish = dict(RoleArn=iam.role_arn(b, "r", "globex"), RoleSessionName="s1")
+    session = iam.session(b, iam.sts(b, own).assume_role(**wish)["Credentials"])
+    iam.sts(b, other).get_caller_identity()
+    file = b.organisation / "tenants/globex/tenant.toml"
+    iam.write(b, "tenants/globex/tenant.toml", "suspended = true\n" + file.read_text())
+    iam.settle(b)
+    assert iam.refusal(iam.sts(b, other).get_caller_identity) == ("InvalidClientTokenId", 403)
+    assert iam.refusal(session.get_caller_identity) == ("InvalidClientTokenId", 403)
+    assert iam.refusal(iam.sts(b, own).assume_role, **wish) == DENIED
+    iam.sts(b, own).get_caller_identity()
+
+
 def test_each_refusal_is_an_event_that_names_the_step_and_each_session_one_too(castle):
     castle.assume("reader", session="in-the-log")
     castle.refused("untrusting", session="not-in-the-log")

@@ -8,6 +8,7 @@ use std::path::Path;
 use schloss_authn::oauth::jwt::{self, KeySet, Unproved};
 use schloss_authn::oauth::{Bearer, signed_url};
 use schloss_authn::scram::{self, Challenge, ClientFirst};
+use schloss_authn::signed_request::{Authorization, HttpRequest};
 use schloss_authn::{mapping, msk_iam, spiffe};
 use schloss_crypto::ScramMechanism;
 
@@ -100,6 +101,20 @@ fn bearer_messages() {
 #[test]
 fn signed_urls() {
     replay("signed_url", |bytes| drop(signed_url::read(&String::from_utf8_lossy(bytes))));
+}
+
+#[test]
+fn signed_requests() {
+    replay("signed_request", |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let (head, body) = text.split_once("\n\n").unwrap_or((&text, ""));
+        let headers: Vec<(&str, &str)> = head.lines().filter_map(|line| line.split_once(": ")).collect();
+        let request = HttpRequest { method: "POST", path: "/", query: "", headers: &headers, body: body.as_bytes() };
+        if let Ok(Some(authorization)) = Authorization::read(&request, "sts") {
+            let _ = authorization.check_time(1_795_342_272_000);
+            assert!(authorization.verify(&request, "nobody's secret").is_err());
+        }
+    });
 }
 
 #[test]

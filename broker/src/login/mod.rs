@@ -24,7 +24,7 @@ mod iam;
 pub mod identity;
 mod jwks;
 pub mod limits;
-mod oauth;
+pub(crate) mod oauth;
 pub mod rules;
 mod scram;
 mod watch;

@@ -178,7 +178,8 @@ fn role_of(issuer: &Issuer, claims: &Map<String, Value>) -> Option<String> {
     named.or_else(|| issuer.role.as_deref().map(str::to_owned))
 }
 
-fn condition_keys(provider: &str, claims: &Map<String, Value>) -> Keys {
+/// A token's claims as condition keys under the provider's name.
+pub(crate) fn condition_keys(provider: &str, claims: &Map<String, Value>) -> Keys {
     let mut keys = Keys::new();
     for mut claim in jwt::condition_values(claims) {
         let key = format!("{provider}:{}", claim.name);

@@ -149,6 +149,10 @@ impl<'q> Wish<'q> {
         }
         let context = RequestContext::connection(keys, source.ip(), broker.clock.now_ms());
         let (account, role) = (self.role.account, self.role.name);
+        let organisation = broker.tenancy.policies().organisation();
+        if organisation.tenant(account).is_some_and(schloss_authz::Tenant::is_suspended) {
+            return Err("the role's tenant is suspended".to_owned());
+        }
         let request = RoleRequest { assumer, account, role, actions: &actions, context };
         let decision = broker.tenancy.policies().judge_assumption(&request).map_err(|refused| match refused {
             AssumeRefused::Denied { action, decision } => format!("{action}: {}", reason(&decision)),

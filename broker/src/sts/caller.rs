@@ -79,6 +79,9 @@ impl Caller {
         trail.tenants.push(found.tenant);
         let organisation = broker.tenancy.policies().organisation();
         let entry = organisation.tenants().find(|entry| tenant_id(entry) == Some(found.tenant));
+        if entry.is_some_and(schloss_authz::Tenant::is_suspended) {
+            return Err(unknown().because("the tenant is suspended"));
+        }
         let principal = entry.and_then(|entry| entry.principal(&found.kind));
         let principal = principal.ok_or_else(|| unknown().because("the key's user or role is gone"))?;
         trail.principal = Some(principal.arn());

@@ -6,8 +6,8 @@
 use std::net::SocketAddr;
 
 use schloss_authn::oauth::jwt::{self, JwtRefusal, Unproved};
+use schloss_authz::Assumer;
 use schloss_authz::organisation::Issuer;
-use schloss_authz::{Assumer, KeyValue};
 use serde_json::{Map, Value};
 
 use super::Trail;
@@ -16,6 +16,7 @@ use super::assume::{Wish, denied, issue};
 use super::parameters::invalid;
 use super::query::Query;
 use crate::broker::Broker;
+use crate::login::oauth::condition_keys;
 
 /// AWS's bounds of a token.
 const TOKEN_CHARS: std::ops::RangeInclusive<usize> = 4..=20_000;
@@ -42,14 +43,7 @@ pub(super) async fn assume(
     let provider = proved.issuer.provider();
     trail.principal = Some(format!("{provider}:{}", claim("sub")));
     let mut keys = wish.keys();
-    for mut claim in jwt::condition_values(&proved.claims) {
-        let key = format!("{provider}:{}", claim.name);
-        if claim.is_list {
-            keys.put(&key, KeyValue::Many(claim.values.into_iter().map(Into::into).collect()));
-        } else if let Some(value) = claim.values.pop() {
-            keys.set(&key, value);
-        }
-    }
+    keys.put_all(&condition_keys(provider, &proved.claims));
     let organisation = broker.tenancy.policies().organisation();
     let partition = organisation.tenant(wish.role.account).map_or("aws", |tenant| &tenant.cluster().partition);
     let arn = format!("arn:{partition}:iam::{}:oidc-provider/{provider}", wish.role.account);
