@@ -150,8 +150,9 @@ impl<'q> Wish<'q> {
         if !self.tags.tags.is_empty() {
             actions.push("sts:TagSession");
         }
-        if self.source_identity.is_some() {
+        if let Some(identity) = &self.source_identity {
             actions.push("sts:SetSourceIdentity");
+            trail.details.push(("source_identity", identity.to_string()));
         }
         let context = RequestContext::connection(keys, source.ip(), broker.clock.now_ms());
         let (account, role) = (self.role.account, self.role.name);
