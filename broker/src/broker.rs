@@ -120,6 +120,8 @@ impl Broker {
             )
         })?;
         let tls = open_tls(&config, &organisation)?;
+        // Before the data folder: a keyring that cannot be opened changes nothing there.
+        let key_service = keys::open(&config, &organisation).await?;
         create_data_folder(&config.data_dir)?;
         let metadata: Arc<dyn Metadata> = Arc::new(
             SqliteMetadata::open(&config.data_dir.join(MANIFEST)).map_err(|error| manifest(&config.data_dir, error))?,
@@ -127,7 +129,6 @@ impl Broker {
         let cluster =
             ClusterId::from_bytes(metadata.cluster_id().await.map_err(|error| manifest(&config.data_dir, error))?);
         write_cluster_id(&config.data_dir, cluster)?;
-        let key_service = keys::open(&config, &organisation).await?;
         let vault = Arc::clone(&key_service.vault);
         let audit = AuditConfig::new(config.data_dir.join("audit"), cluster);
         let audit = starting::open_audit(audit, &vault, &clock, listeners, &tls).await.map_err(audit_log)?;
@@ -257,7 +258,7 @@ impl Broker {
         readings.kms_probes.set(kms.probe_calls);
         readings.kms_denied.set(kms.denied);
         readings.kms_unreachable.set(kms.unreachable);
-        readings.kms_call_ms.set(kms.call_nanos / 1_000_000);
+        readings.kms_call_seconds.set(std::time::Duration::from_nanos(kms.call_nanos).as_secs_f64());
         readings.kms_cached_keys.set(kms.cached_keys);
         readings.tenants_waiting_for_key.set(self.waiting.len() as u64);
         readings.keys_rewrapped.set(engine.keys_rewrapped);
