@@ -333,7 +333,7 @@ mod tests {
 
     /// Runs against any KMS server: `SCHLOSS_TEST_KMS_ENDPOINT`, and two of its keys in `SCHLOSS_TEST_KMS_KEYS`, comma between.
     #[tokio::test]
-    #[ignore = "needs a KMS server; the black-box suite starts one and runs this"]
+    #[ignore = "needs a KMS server: set the two variables and run with --ignored"]
     async fn aws_kms_keeps_every_promise_of_the_suite() {
         let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("set {name}"));
         let keys = variable("SCHLOSS_TEST_KMS_KEYS");
