@@ -279,6 +279,10 @@ impl Broker {
                 let failed = Failed::at("principal", why, Told::PrincipalChanged);
                 return Err(failed.of(session.tenant.id).by(proved.mechanism));
             }
+            self.login
+                .limits
+                .rate(tenant, &is, self.clock.now_ms())
+                .map_err(|limit| Failed::at("limit", limit, Told::TooManyConnects).of(tenant).by(proved.mechanism))?;
             Ok((self.judge(&session.door, proved)?, details))
         });
         let (admitted, mut details) = match outcome {
