@@ -207,7 +207,7 @@ def test_clients_that_retry_against_a_refused_key_do_not_become_calls(window, te
 def at_rest(tmp_path):
     """A killed broker with a record of each tenant in a segment and one of acme in the log, and its KMS."""
     with Kms() as kms:
-        b = KmsSchloss(tmp_path / "broker", kms, extra=["disabled", "hanging", "throttled"], config={"storage.flush.ms": 300})
+        b = KmsSchloss(tmp_path / "broker", kms, extra=["disabled", "hanging", "throttled"], config={"storage.flush.ms": 300, "kms.call.timeout.ms": 2000})
         b.start()
         for tenant in b.tenants:
             clients.produce_librdkafka(b, clients.create_topic(b, "kept", tenant=tenant), [("k", f"of {tenant}")], tenant=tenant)

@@ -145,6 +145,12 @@ def test_a_log_rewritten_with_right_checksums_is_refused_or_serves_the_truth(gro
     assert verdict == "refused" or not verdict, verdict[:3]
 
 
+def test_a_log_taken_away_is_refused(ground):
+    restore(ground)
+    next(iter(logs(ground))).unlink()
+    assert judge(ground) == "refused"
+
+
 def test_the_rewriting_itself_changes_nothing(ground):
     """Taken apart and put together unchanged: served whole, so that a refusal above is due to the change."""
     restore(ground)

@@ -3,6 +3,10 @@
 The topics are written once; every mutation has topics of its own, so that one start of the broker judges all that do not
 refuse it. A topic's verdict is `right` (all its records), `refused` (a storage error), or what was wrong. Flipped bytes:
 test_tampering.py.
+
+Not here, because not noticed yet (SECURITY.md, "Records made to be forgotten"): `segments.object_id`; `segment_parts.topic_id`,
+`idx`, `first_offset`, `next_offset`, `object_id` of the same partition; `partitions.topic_id`, `idx`, `log_start`;
+`topics.partitions`; rows of parts, segments, partitions, topics and state taken away; `keys.purpose`, `generation`.
 """
 
 import json
