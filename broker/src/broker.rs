@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::abroad::Met;
 use crate::acls::Acls;
+use crate::break_glass;
 use crate::catalog::{Catalog, CatalogLimits};
 use crate::cli::{Failure, Number};
 use crate::config::Config;
@@ -119,6 +120,8 @@ impl Broker {
             )
         })?;
         let tls = open_tls(&config, &organisation)?;
+        // Before the data folder: a keyring that cannot be opened changes nothing there.
+        let key_service = keys::open(&config, &organisation).await?;
         create_data_folder(&config.data_dir)?;
         let metadata: Arc<dyn Metadata> = Arc::new(
             SqliteMetadata::open(&config.data_dir.join(MANIFEST)).map_err(|error| manifest(&config.data_dir, error))?,
@@ -126,7 +129,6 @@ impl Broker {
         let cluster =
             ClusterId::from_bytes(metadata.cluster_id().await.map_err(|error| manifest(&config.data_dir, error))?);
         write_cluster_id(&config.data_dir, cluster)?;
-        let key_service = keys::open(&config, &organisation).await?;
         let vault = Arc::clone(&key_service.vault);
         let audit = AuditConfig::new(config.data_dir.join("audit"), cluster);
         let audit = starting::open_audit(audit, &vault, &clock, listeners, &tls).await.map_err(audit_log)?;
@@ -168,6 +170,8 @@ impl Broker {
         });
         broker.open_tenants().await?;
         broker.tell_organisation();
+        let grants = break_glass::grants(&broker.tenancy.policies().organisation());
+        break_glass::tell(&broker, &std::collections::BTreeSet::new(), &grants).await;
         Ok(broker)
     }
 
@@ -254,7 +258,7 @@ impl Broker {
         readings.kms_probes.set(kms.probe_calls);
         readings.kms_denied.set(kms.denied);
         readings.kms_unreachable.set(kms.unreachable);
-        readings.kms_call_ms.set(kms.call_nanos / 1_000_000);
+        readings.kms_call_seconds.set(std::time::Duration::from_nanos(kms.call_nanos).as_secs_f64());
         readings.kms_cached_keys.set(kms.cached_keys);
         readings.tenants_waiting_for_key.set(self.waiting.len() as u64);
         readings.keys_rewrapped.set(engine.keys_rewrapped);
@@ -397,11 +401,14 @@ impl Broker {
         let loaded = tokio::task::spawn_blocking(move || tenancy::load(&folder)).await;
         let failed = match loaded {
             Ok(Ok((organisation, digest))) => {
+                let before = break_glass::grants(&self.tenancy.policies().organisation());
+                let after = break_glass::grants(&organisation);
                 let epoch = self.tenancy.replace(organisation, digest);
                 self.organisation_changed.send_replace(epoch);
                 self.tell_organisation();
                 tracing::info!(epoch, "a new organisation is in force");
                 self.record_reload(Verdict::Allowed, format!("version {epoch}")).await;
+                break_glass::tell(self, &before, &after).await;
                 self.open_tenants().await.err().map(|failure| failure.to_string())
             }
             Ok(Err(error)) => Some(error.to_string()),

@@ -5,6 +5,7 @@ pub mod acls;
 pub mod api;
 pub mod authorize;
 pub mod backup;
+pub mod break_glass;
 pub mod broker;
 pub mod broker_config;
 pub mod catalog;

@@ -12,6 +12,8 @@ pub mod keys {}
 pub mod threat_model {}
 #[doc = include_str!("../manual/authentication.md")]
 pub mod authentication {}
+#[doc = include_str!("../manual/policies.md")]
+pub mod policies {}
 #[doc = include_str!("../manual/credentials.md")]
 pub mod credentials {}
 #[doc = include_str!("../manual/operations.md")]

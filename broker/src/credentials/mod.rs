@@ -87,6 +87,8 @@ struct Maps {
     access_keys: HashMap<Box<str>, Arc<KeyEntry>>,
     scram: HashMap<(TenantId, ScramMechanism, Box<str>), Arc<StoredScram>>,
     tokens: HashMap<(TenantId, Box<str>), Arc<DelegationToken>>,
+    /// Ids of tokens by the digest of their secret.
+    token_ids: HashMap<(TenantId, [u8; 32]), Box<str>>,
     /// Per role: sessions issued before this moment are refused.
     revoked: HashMap<(TenantId, Box<str>), i64>,
     /// One-time tokens by their digest.
@@ -166,7 +168,9 @@ impl Credentials {
             maps.access_keys.extend(access_keys.into_iter().map(|entry| (entry.key.id.clone(), Arc::new(entry))));
             let named = |stored: StoredScram| ((tenant, stored.mechanism(), stored.user.clone()), Arc::new(stored));
             maps.scram.extend(scram.into_iter().map(named));
-            maps.tokens.extend(tokens.into_iter().map(|token| ((tenant, token.id.clone()), Arc::new(token))));
+            for token in tokens {
+                maps.put_token(tenant, Arc::new(token));
+            }
             maps.bootstraps.extend(bootstraps);
             maps.revoked.extend(revoked.into_iter().map(|(role, before_ms)| ((tenant, role), before_ms)));
         });

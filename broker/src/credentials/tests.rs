@@ -217,6 +217,9 @@ async fn delegation_token_ends_at_its_time_and_with_its_owners_role() {
         max_ms: now_ms + 2_000,
     };
     let token = credentials.create_delegation_token(tenant(1), wish()).await.unwrap();
+    let found = |room: &Credentials, account| room.delegation_token_by_hmac(tenant(account), &token.hmac()).is_some();
+    assert!(found(&credentials, 1) && found(&castle.open().await, 1) && !found(&credentials, 2));
+    assert!(credentials.delegation_token_by_hmac(tenant(1), &[0; 64]).is_none());
     assert_eq!(credentials.extend_delegation_token(tenant(1), &token.id, i64::MAX).await.unwrap(), now_ms + 2_000);
     castle.clock.advance(Duration::from_millis(1_999));
     assert!(credentials.delegation_token(tenant(1), &token.id).is_some());
@@ -225,6 +228,7 @@ async fn delegation_token_ends_at_its_time_and_with_its_owners_role() {
     assert!(!credentials.still_good(&token.reference(tenant(1))));
     credentials.remove_ended_tokens().await.unwrap();
     assert!(castle.open().await.delegation_tokens(tenant(1)).is_empty());
+    assert!(!found(&credentials, 1));
 
     let wish = NewToken { expires_ms: i64::MAX, max_ms: i64::MAX, ..wish() };
     let token = credentials.create_delegation_token(tenant(1), wish).await.unwrap();

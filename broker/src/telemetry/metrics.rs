@@ -75,7 +75,7 @@ pub struct Readings {
     /// Calls without an answer.
     pub kms_unreachable: Gauge<u64, AtomicU64>,
     /// Time in calls, in milliseconds.
-    pub kms_call_ms: Gauge<u64, AtomicU64>,
+    pub kms_call_seconds: Gauge<f64, AtomicU64>,
     /// Plain data keys in memory.
     pub kms_cached_keys: Gauge<u64, AtomicU64>,
     /// Tenants that are not served because their KMS key is away.
@@ -173,6 +173,11 @@ impl Metrics {
             metrics.organisation_refused.clone(),
         );
         let readings = &metrics.readings;
+        registry.register(
+            "kms_call_seconds",
+            "Time in calls to the key service since start",
+            readings.kms_call_seconds.clone(),
+        );
         for (name, help, gauge) in [
             ("kms_calls", "Calls made to the key service since start", &readings.kms_calls),
             ("kms_call_failures", "Calls to the key service that failed since start", &readings.kms_failures),
@@ -185,7 +190,6 @@ impl Metrics {
             ("kms_probes", "Calls since start that only asked whether a key may be used", &readings.kms_probes),
             ("kms_denied", "Calls that the key service refused since start", &readings.kms_denied),
             ("kms_unreachable", "Calls without an answer since start", &readings.kms_unreachable),
-            ("kms_call_milliseconds", "Time in calls to the key service since start", &readings.kms_call_ms),
             ("kms_cached_keys", "Plain data keys in memory", &readings.kms_cached_keys),
             (
                 "tenants_waiting_for_key",
