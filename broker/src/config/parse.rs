@@ -177,9 +177,18 @@ pub(super) fn config(file: &str, text: &str, base: &Path) -> Result<Config, Conf
     }
 }
 
+/// A dotted key is one name: Kafka has names that others begin with (`max.connections`, `max.connections.per.ip`), which
+/// TOML would take for a value and a table of the same name.
+fn one_name(line: &str) -> String {
+    let key = line.split_once('=').map_or("", |(key, _)| key.trim());
+    let bare = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if bare && key.contains('.') { line.replacen(key, &format!("\"{key}\""), 1) } else { line.to_owned() }
+}
+
 /// The lines that are TOML. One that is not is told and left out, so that the others are still read and judged.
 fn well_formed(text: &str, keys: &mut Keys) -> Document<String> {
-    let mut lines: Vec<&str> = text.split('\n').collect();
+    let text: Vec<String> = text.split('\n').map(one_name).collect();
+    let mut lines: Vec<&str> = text.iter().map(String::as_str).collect();
     loop {
         match Document::parse(lines.join("\n")) {
             Ok(document) => return document,
@@ -471,6 +480,12 @@ kms.local.key.file = "keyring.key"
     fn plaintext_listener_is_refused() {
         let errors = parse(&format!("{WHOLE}listeners = \"PLAINTEXT://0.0.0.0:9092\"\n")).unwrap_err();
         assert!(errors.to_string().contains("there is no `PLAINTEXT` listener"), "{errors}");
+    }
+
+    #[test]
+    fn key_that_is_the_beginning_of_another_may_stand_beside_it() {
+        let config = parse(&format!("{WHOLE}max.connections = 50\nmax.connections.per.ip = 5\n")).unwrap();
+        assert_eq!((config.limits.connections_max, config.limits.connections_per_ip_max), (50, 5));
     }
 
     #[test]

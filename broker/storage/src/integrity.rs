@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use schloss_core::TenantId;
 
 use crate::error::ReadError;
+use crate::partition::Partition;
 use crate::segment::Segment;
 use crate::stats::Counters;
 
@@ -39,6 +40,8 @@ pub enum Damage {
     Frame,
     /// A verified frame holds something else than whole batches.
     Batches,
+    /// Records between a partition's ends are in no segment and not in the log.
+    Gap,
 }
 
 impl Damage {
@@ -56,6 +59,7 @@ impl Damage {
             Self::Index => "index",
             Self::Frame => "frame",
             Self::Batches => "batches",
+            Self::Gap => "missing records",
         }
     }
 }
@@ -65,7 +69,7 @@ impl Damage {
 pub struct Finding {
     /// Whose.
     pub tenant: TenantId,
-    /// The object's path in the store.
+    /// The object's path in the store, or the partition.
     pub object: String,
     /// What is wrong.
     pub damage: Damage,
@@ -94,16 +98,39 @@ impl Integrity {
 
     /// Counts, and tells what was not told before. Errors that say nothing about stored bytes pass.
     pub fn report(&self, counters: &Counters, segment: &Segment, error: &ReadError) {
+        let object = || segment.path.to_string();
+        self.tell(counters, segment.row.tenant, segment.row.object_id, object, error);
+    }
+
+    /// The same for records of a partition that are nowhere.
+    pub fn report_gap(&self, counters: &Counters, partition: &Partition, error: &ReadError) {
+        let mut place = [0; 32];
+        let name = [&partition.id.topic.to_bytes()[..], &partition.id.index.to_be_bytes()].concat();
+        for (to, from) in place.iter_mut().zip(name) {
+            *to = from;
+        }
+        let object = || format!("partition {} {}", partition.id.topic, partition.id.index);
+        self.tell(counters, partition.tenant, place, object, error);
+    }
+
+    fn tell(
+        &self,
+        counters: &Counters,
+        tenant: TenantId,
+        place: [u8; 32],
+        object: impl FnOnce() -> String,
+        error: &ReadError,
+    ) {
         let ReadError::Damaged(damage) = *error else { return };
         Counters::add(&counters.integrity_failures, 1);
         let news = {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            told.len() >= REMEMBERED_MAX || told.insert((segment.row.object_id, damage))
+            told.len() >= REMEMBERED_MAX || told.insert((place, damage))
         };
         if !news {
             return;
         }
-        let finding = Finding { tenant: segment.row.tenant, object: segment.path.to_string(), damage };
+        let finding = Finding { tenant, object: object(), damage };
         tracing::error!(tenant = %finding.tenant, object = finding.object, damage = damage.word(), "stored bytes are not what was written; they are not served");
         if let Some(sink) = self.sink.get() {
             sink.damaged(finding);

@@ -79,7 +79,8 @@ impl Reader {
         let mut left = bytes_max;
         let mut at_least_one = at_least_one;
         loop {
-            let source = locate(partition, next, left, at_least_one, &mut read)?;
+            let source = locate(partition, next, left, at_least_one, &mut read)
+                .inspect_err(|error| self.integrity.report_gap(&self.counters, partition, error))?;
             match source {
                 Source::Nothing => return Ok(read),
                 Source::Tail(batches) => {
@@ -321,6 +322,10 @@ fn locate(
         return Ok(Source::Part(part.clone()));
     }
     let from = inner.tail.partition_point(|batch| batch.last_offset < offset);
+    // INVARIANT: offsets have no gap. Records that neither a segment nor the tail holds were taken out of the manifest.
+    if inner.tail.get(from).is_none_or(|batch| batch.base_offset > offset) {
+        return if read.records.is_empty() { Err(ReadError::Damaged(Damage::Gap)) } else { Ok(Source::Nothing) };
+    }
     let mut bytes = 0_usize;
     let batches = inner.tail.iter().skip(from).take_while(|batch| {
         bytes = bytes.saturating_add(batch.size());
