@@ -187,6 +187,10 @@ impl Flusher {
         let checkpoint = commit.checkpoint;
         plan.shared.log_held.store(checkpoint < plan.checkpoint, Ordering::Release);
         let (segments, parts) = (commit.segments.clone(), commit.parts.clone());
+        // An engine that was dropped without a close leaves everything as a crash would.
+        if plan.shared.abandoned.load(Ordering::Acquire) {
+            return Err("the engine is gone".to_owned());
+        }
         if let Err(error) = self.metadata.flush(plan.shared.guard, commit).await {
             // Where it surely rolled back, what a start would sweep must not fill the disk until then. Any other outcome is
             // unknown: the objects may be in the manifest, and stay for the sweep to judge.

@@ -347,7 +347,7 @@ async fn every_flipped_byte_of_a_segment_is_refused_and_never_served() {
     engine.close().await;
     drop(engine);
     let mut files = Vec::new();
-    let mut folders = vec![world.folder.path().join("objects")];
+    let mut folders = vec![world.folder.path().join("objects/seg")];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
