@@ -75,6 +75,10 @@ pub async fn serve(
 ) -> Result<Dispatched, Malformed> {
     broker.rebind(session);
     let api = api_name(header.api_key);
+    if !is_sasl(&body) && session.identity().until_ms.is_some_and(|until| broker.clock.now_ms() >= until) {
+        // KIP-368: a request after the session's lifetime closes the connection.
+        return Ok(Dispatched { answer: Answer::Close, api });
+    }
     let out_of_order = !is_sasl(&body) && session.exchange.lock().await.dialogue.is_under_way();
     if out_of_order {
         // KIP-368: during a re-authentication nothing but its own requests may come.
@@ -179,6 +183,7 @@ async fn answer(call: Arc<Call>, body: RequestKind) -> Result<Answer, Malformed>
         RequestKind::RenewDelegationToken(request) => now!(api::renew_delegation_token::handle(&call, request).await),
         RequestKind::ExpireDelegationToken(request) => now!(api::expire_delegation_token::handle(&call, request).await),
         RequestKind::DescribeDelegationToken(request) => now!(api::describe_delegation_token::handle(&call, &request)),
+        RequestKind::DescribeClientQuotas(request) => now!(api::describe_client_quotas::handle(&call, &request)),
         RequestKind::DescribeUserScramCredentials(request) => {
             now!(api::describe_user_scram_credentials::handle(&call, &request))
         }

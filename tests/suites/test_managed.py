@@ -69,6 +69,7 @@ CALLS = {
     "describe acls": (["DescribeCluster"], CLUSTER, lambda t: wire.build("describe_acls", 3, **ANY), lambda r: r.error_code),
     "create acls": (["AlterCluster"], CLUSTER, lambda t: wire.build("create_acls", 3, creations=[ENTRY]), lambda r: r.results[0].error_code),
     "delete acls": (["AlterCluster"], CLUSTER, lambda t: wire.build("delete_acls", 3, filters=[ANY]), lambda r: r.filter_results[0].error_code),
+    "describe quotas": (["DescribeClusterDynamicConfiguration"], CLUSTER, lambda t: wire.build("describe_client_quotas", 1, components=[], strict=False), lambda r: r.error_code),
     "describe scram users": (["DescribeCluster"], CLUSTER, lambda t: wire.build("describe_user_scram_credentials", 0, users=None), lambda r: r.error_code),
     "alter scram users": (["AlterCluster"], CLUSTER, lambda t: wire.build("alter_user_scram_credentials", 0, deletions=[dict(name="nobody", mechanism=1)]), lambda r: r.results[0].error_code),
     "init producer id": (["WriteDataIdempotently", "WriteData"], CLUSTER, lambda t: wire.build("init_producer_id", 4, transactional_id=None, transaction_timeout=60000, producer_id=-1, producer_epoch=-1), lambda r: r.error_code),

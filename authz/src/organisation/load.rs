@@ -9,7 +9,7 @@ use super::authentication::{self, Authentication};
 use super::break_glass::{self, BreakGlass};
 use super::people::{CertificateRule, Shows};
 use super::tables::{Table, TomlFile};
-use super::{Identity, MANAGED, Organisation, POLICY_NODE, SharedTopic, Tenant};
+use super::{Identity, MANAGED, Organisation, POLICY_NODE, SharedTopic, Tenant, TenantKms};
 use crate::arn::{AccountId, ClusterArn};
 use crate::finding::{Finding, Findings, Problem, Severity};
 use crate::json::Position;
@@ -199,7 +199,7 @@ impl<'a> Loading<'a> {
         let trust = self.policies(&format!("{folder}trust/"), DocumentKind::Trust);
         let cluster_policies = self.policies(&format!("{folder}cluster-policies/"), DocumentKind::Resource);
         let about = self.toml(&file, |table| read_tenant(table, alias))?;
-        let (account, cluster, hosts, kms_key, client_ca, fingerprints) = about?;
+        let (account, cluster, hosts, kms, client_ca, fingerprints) = about?;
         for (at, host) in &hosts {
             if let Some(other) = self.hosts.insert(host.clone(), account) {
                 let problem =
@@ -239,7 +239,7 @@ impl<'a> Loading<'a> {
             alias,
             cluster,
             hosts,
-            kms_key,
+            kms,
             client_ca,
             users,
             roles,
@@ -472,7 +472,19 @@ impl<'a> Loading<'a> {
 }
 
 type AboutTenant =
-    (AccountId, ClusterArn, Vec<(Position, Box<str>)>, Box<str>, Option<Box<str>>, Vec<(Position, [u8; 32])>);
+    (AccountId, ClusterArn, Vec<(Position, Box<str>)>, TenantKms, Option<Box<str>>, Vec<(Position, [u8; 32])>);
+
+/// Ten minutes more than the longest grace a broker may have.
+const GRACE_SECONDS_MAX: i64 = 86_400;
+
+fn read_kms(table: &mut Table<'_, '_, '_>) -> Option<TenantKms> {
+    let key = table.required("kms_key").map(|(_, key)| key.into());
+    let keys = table.texts("kms_keys").into_iter().map(|(_, key)| key.into()).collect();
+    let outage_grace_seconds = table.whole("kms_outage_grace_seconds", 0, GRACE_SECONDS_MAX);
+    let role = table.text("kms_role").map(|(_, role)| role.into());
+    let external_id = table.text("kms_external_id").map(|(_, id)| id.into());
+    Some(TenantKms { key: key?, keys, outage_grace_seconds, role, external_id })
+}
 
 fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant> {
     table.only(&[
@@ -480,6 +492,10 @@ fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant
         "alias",
         "hosts",
         "kms_key",
+        "kms_keys",
+        "kms_outage_grace_seconds",
+        "kms_role",
+        "kms_external_id",
         "client_ca",
         "client_ca_sha256",
         "kafka_users",
@@ -505,7 +521,7 @@ fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant
             table.findings.add(at, Problem::BadValue { value: host.into(), expected: "host name" });
         }
     }
-    let kms_key = table.required("kms_key").map(|(_, key)| key.into());
+    let kms = read_kms(table);
     let client_ca = table.text("client_ca").map(|(_, file)| file.into());
     let mut fingerprints = Vec::new();
     for (at, text) in table.texts("client_ca_sha256") {
@@ -538,7 +554,7 @@ fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant
     let account = account?;
     let (name, uuid, region, partition) = cluster?;
     let cluster = ClusterArn { partition: partition?, region: region?, account, name: name?, uuid: uuid? };
-    Some((account, cluster, hosts, kms_key?, client_ca, fingerprints))
+    Some((account, cluster, hosts, kms?, client_ca, fingerprints))
 }
 
 /// Whether the tenant is suspended, and how its connections may log in.

@@ -6,7 +6,8 @@
 //! organisation.toml                         id, guardrails (levels of names), resource_controls
 //! guardrails/<name>.json                    service control policies
 //! resource-controls/<name>.json             resource control policies
-//! tenants/<alias>/tenant.toml               account, [cluster], hosts, kms_key, client_ca, kafka_users
+//! tenants/<alias>/tenant.toml               account, [cluster], hosts, kms_key and what belongs to it, client_ca,
+//!                                           kafka_users,
 //!                                           suspended, [authentication] (see `authentication`)
 //! tenants/<alias>/issuers/<name>.toml       identity providers whose tokens are taken
 //! tenants/<alias>/users/<name>.toml         groups, policies, boundary, [tags]
@@ -72,7 +73,7 @@ pub struct Tenant {
     alias: Box<str>,
     cluster: ClusterArn,
     hosts: Vec<Box<str>>,
-    kms_key: Box<str>,
+    kms: TenantKms,
     client_ca: Option<Box<str>>,
     users: BTreeMap<Box<str>, Identity>,
     roles: BTreeMap<Box<str>, Identity>,
@@ -108,6 +109,21 @@ impl SharedTopic {
         let name = parts.nth(2).filter(|name| is_topic && !name.is_empty())?;
         Some(Self { owner: split.account.parse().ok()?, name: name.into(), arn: arn.into() })
     }
+}
+
+/// A tenant's KMS keys, as its file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantKms {
+    /// `kms_key`: wraps what is new.
+    pub key: Box<str>,
+    /// `kms_keys`: may open what they wrapped, and wrap for topics that name them.
+    pub keys: Vec<Box<str>>,
+    /// `kms_outage_grace_seconds`: instead of the broker's own grace.
+    pub outage_grace_seconds: Option<u64>,
+    /// `kms_role`: assumed to use the keys (AWS).
+    pub role: Option<Box<str>>,
+    /// `kms_external_id`: sent when the role is assumed.
+    pub external_id: Option<Box<str>>,
 }
 
 /// What a user or role has besides its policies.
@@ -149,7 +165,13 @@ impl Tenant {
     /// The KMS key its data keys are wrapped by.
     #[must_use]
     pub fn kms_key(&self) -> &str {
-        &self.kms_key
+        &self.kms.key
+    }
+
+    /// Everything said about its KMS keys.
+    #[must_use]
+    pub fn kms(&self) -> &TenantKms {
+        &self.kms
     }
 
     /// The file of the CA that vouches for its clients, as written.

@@ -51,10 +51,13 @@ impl Broker {
 
 /// Whose certificate it is; the first way that has an answer decides.
 pub(super) fn principal(entry: &Entry, rules: &Rules, certificate: &ClientIdentity) -> Result<Principal, String> {
+    // SECURITY: X509-SVID: a certificate with a SPIFFE id has one URI. Of two, choosing would be guessing.
+    let claims_spiffe = certificate.uris.iter().any(|uri| uri.starts_with("spiffe:"));
+    let is_sound = !claims_spiffe || schloss_authn::spiffe::of(&certificate.uris).is_some();
     let facts = CertificateFacts {
         subject: &certificate.subject,
         common_name: certificate.common_name.as_deref(),
-        uris: &certificate.uris,
+        uris: if is_sound { &certificate.uris } else { &[] },
         dns: &certificate.dns,
         emails: &certificate.emails,
     };

@@ -154,18 +154,25 @@ impl Limits {
         if lock(&self.connections).take(&(), now_ms) { Ok(()) } else { Err("max.connection.creation.rate") }
     }
 
-    /// A login that was proved.
+    /// A login that was proved, the first of its connection or a further one.
+    ///
+    /// # Errors
+    /// [`Limit::TenantRate`], [`Limit::PrincipalRate`].
+    pub fn rate(&self, tenant: TenantId, principal: &str, now_ms: i64) -> Result<(), Limit> {
+        if !lock(&self.tenants).take(&tenant, now_ms) {
+            return Err(Limit::TenantRate);
+        }
+        let key = (tenant, principal.to_owned());
+        if lock(&self.principals).take(&key, now_ms) { Ok(()) } else { Err(Limit::PrincipalRate) }
+    }
+
+    /// The first login of a connection, that was proved.
     ///
     /// # Errors
     /// [`Limit`].
     pub fn admit(&self, tenant: TenantId, principal: &str, now_ms: i64) -> Result<LoginSlot, Limit> {
+        self.rate(tenant, principal, now_ms)?;
         let key = (tenant, principal.to_owned());
-        if !lock(&self.tenants).take(&tenant, now_ms) {
-            return Err(Limit::TenantRate);
-        }
-        if !lock(&self.principals).take(&key, now_ms) {
-            return Err(Limit::PrincipalRate);
-        }
         let mut open = lock(&self.open);
         if open.tenants.get(&tenant).copied().unwrap_or(0) >= self.per_tenant_max {
             return Err(Limit::TenantConnections);

@@ -172,6 +172,8 @@ pub struct Refused {
     pub request_id: String,
     /// What else the peer is told.
     pub told: Told,
+    /// The two principals, both proved by this peer, when they differ.
+    pub principals: Option<String>,
 }
 
 impl Refused {
@@ -186,7 +188,10 @@ impl Refused {
                 "[{id}]: Authentication failed during authentication due to invalid credentials with SASL mechanism {mechanism}"
             ),
             Told::InvalidToken => format!("[{id}]: {{\"status\":\"invalid_token\"}}"),
-            Told::PrincipalChanged => format!("[{id}]: Cannot change principals during re-authentication"),
+            Told::PrincipalChanged => {
+                let principals = self.principals.as_deref().unwrap_or_default();
+                format!("Cannot change principals during re-authentication {principals} [{id}]")
+            }
             Told::OutOfOrder => format!("[{id}]: Unexpected request during SASL authentication"),
         }
     }
@@ -269,10 +274,15 @@ impl Broker {
             // Account and role are compared, not the session's name: SDKs make a new one each time.
             let (was, is) = (session.identity(), proved.principal.policy_arn());
             if tenant != session.tenant.id || *is != *session.principal {
-                let why = format!("from {} to {}", was.arn, proved.principal.arn());
+                // Kafka's words; both are the peer's own.
+                let why = format!("from IAM.{}: IAM.{}", was.arn, proved.principal.arn());
                 let failed = Failed::at("principal", why, Told::PrincipalChanged);
                 return Err(failed.of(session.tenant.id).by(proved.mechanism));
             }
+            self.login
+                .limits
+                .rate(tenant, &is, self.clock.now_ms())
+                .map_err(|limit| Failed::at("limit", limit, Told::TooManyConnects).of(tenant).by(proved.mechanism))?;
             Ok((self.judge(&session.door, proved)?, details))
         });
         let (admitted, mut details) = match outcome {
@@ -291,7 +301,7 @@ impl Broker {
         event.principal = failed.claimed;
         event.request_id = Some(request_id.to_owned());
         event.source = Some(door.source);
-        event.reason = Some(failed.why);
+        event.reason = Some(failed.why.clone());
         event.details.push(("step", failed.step.to_owned()));
         if !failed.mechanism.is_empty() {
             event.details.push(("mechanism", failed.mechanism.to_owned()));
@@ -304,7 +314,8 @@ impl Broker {
         }
         tracing::info!(peer = %door.source, request_id, step = failed.step, "login refused");
         self.metrics.refused(if failed.told == Told::TooManyConnects { "too_many_connects" } else { "login_refused" });
-        Refused { request_id: request_id.to_owned(), told: failed.told }
+        let principals = (failed.told == Told::PrincipalChanged).then_some(failed.why);
+        Refused { request_id: request_id.to_owned(), told: failed.told, principals }
     }
 
     fn judge(&self, door: &Door, proved: Proved) -> Result<Admitted, Failed> {
@@ -329,7 +340,10 @@ impl Broker {
             return Err(refused("mechanism", &"the tenant does not allow this way to log in"));
         }
         let tenant = self.tenancy.tenant(number);
-        let tenant = tenant.ok_or_else(|| refused("tenant", &"the tenant is not open: its keys cannot be had now"))?;
+        let tenant = tenant.ok_or_else(|| {
+            let why = self.waiting.want(number).unwrap_or_default();
+            refused("tenant", &format!("the tenant is not open: its keys cannot be had now: {why}"))
+        })?;
         let bound = self.tenancy.policies().bind_session(&proved.principal, proved.principal.account, &proved.terms);
         let policies = bound.map_err(|error| refused("principal", &error))?;
         let now_ms = self.clock.now_ms();
@@ -372,7 +386,7 @@ impl Broker {
         // Not recorded, not done: a log that cannot be written refuses everyone.
         self.audit.record(event).await.map_err(|error| {
             tracing::error!(request_id, %error, "a login could not be recorded and is refused");
-            Refused { request_id: request_id.to_owned(), told: Told::AccessDenied }
+            Refused { request_id: request_id.to_owned(), told: Told::AccessDenied, principals: None }
         })
     }
 }

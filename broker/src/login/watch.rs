@@ -18,10 +18,18 @@ use crate::tenancy::tenant_id;
 
 /// Wall clocks jump; a wait for a moment far away is looked at again this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// KIP-368: a connection whose lifetime is over is served nothing more, but may still prove itself again for so long.
+const GRACE_MS: i64 = 1_000;
 
 impl Broker {
     /// Binds a session anew when the organisation changed since; ends it when its principal may no longer connect.
     pub fn rebind(&self, session: &Session) {
+        // A tenant that was closed and opened anew is another one.
+        let open = self.tenancy.tenant(session.tenant.id);
+        if !open.is_some_and(|open| Arc::ptr_eq(&open, &session.tenant)) {
+            session.ended.send_replace(true);
+            return;
+        }
         if session.policies().is_current() {
             return;
         }
@@ -67,7 +75,7 @@ impl Broker {
         // A certificate that was shown is looked at even when the login was by something else.
         certificate.is_none_or(|certificate| self.tls.is_still_good(certificate))
             && stored.is_none_or(|credential| self.credentials.still_good(credential))
-            && identity.until_ms.is_none_or(|until| self.clock.now_ms() < until)
+            && identity.until_ms.is_none_or(|until| self.clock.now_ms() < until.saturating_add(GRACE_MS))
     }
 
     /// Waits until the login of a connection is no longer good.
@@ -81,7 +89,8 @@ impl Broker {
                 return;
             }
             let certificate = session.door.certificate.as_ref().map(|certificate| certificate.not_after_ms);
-            let until = session.identity().until_ms.into_iter().chain(certificate).min();
+            let lifetime = session.identity().until_ms.map(|until| until.saturating_add(GRACE_MS));
+            let until = lifetime.into_iter().chain(certificate).min();
             let left = until.map_or(i64::MAX, |until| until.saturating_sub(self.clock.now_ms()));
             let sleep = Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(LOOK_AGAIN);
             let gone = tokio::select! {

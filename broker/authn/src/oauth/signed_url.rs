@@ -59,7 +59,9 @@ const NAMES: [&str; 9] = [
 pub fn read(token: &str) -> Result<SignedUrl, UrlRefusal> {
     let bytes = URL_SAFE_NO_PAD.decode(token).or_else(|_| URL_SAFE.decode(token)).map_err(|_| UrlRefusal::Form)?;
     let url = String::from_utf8(bytes).map_err(|_| UrlRefusal::Form)?;
-    let (host, query) = url.strip_prefix("https://").and_then(|rest| rest.split_once("/?")).ok_or(UrlRefusal::Form)?;
+    // The Java signer writes no path, the others `/`; what is signed is `/` either way.
+    let (host, query) = url.strip_prefix("https://").and_then(|rest| rest.split_once('?')).ok_or(UrlRefusal::Form)?;
+    let host = host.strip_suffix('/').unwrap_or(host);
     let mut values: [Option<String>; 9] = Default::default();
     for pair in query.split('&') {
         let (name, value) = pair.split_once('=').ok_or(UrlRefusal::Parameters)?;
@@ -133,6 +135,13 @@ mod tests {
         assert_eq!(url(|text| format!("{text}&X=1")), Err(UrlRefusal::Parameters));
         assert_eq!(url(|text| format!("{text}&X-Amz-Date=20261122T101112Z")), Err(UrlRefusal::Parameters));
         assert_eq!(url(|text| text.replace("&X-Amz-Expires=900", "")), Err(UrlRefusal::Parameters));
+    }
+
+    #[test]
+    fn url_without_a_path_is_the_one_with_the_root_as_path() {
+        let with = url(|text| text).unwrap();
+        assert_eq!(url(|text| text.replace("com/?", "com?")).unwrap(), with);
+        assert_eq!(url(|text| text.replace("com/?", "com//?")), Err(UrlRefusal::Region));
     }
 
     #[test]
