@@ -103,6 +103,10 @@ pub fn judge<A: Ability>(
 ) -> Answer<A> {
     let owner = TenantId::new(topic.owner.number()).and_then(|id| broker.tenancy.tenant(id));
     let named = |owner: &Arc<Tenant>| owner.cluster.arn_of(ResourceRef::topic(&topic.name)) == *topic.arn;
+    // SECURITY: a tenant that shares nothing is as one that is not there: no look, no event in its stream, no time spent.
+    let organisation = broker.tenancy.policies().organisation();
+    let shares = organisation.tenant(topic.owner).is_some_and(|owner| !owner.cluster_policies().is_empty());
+    let owner = owner.filter(|_| shares);
     let Some(owner) = owner.filter(named).filter(|_| ABROAD.contains(&A::ACTION)) else {
         return Answer { owner: None, verdict: Err(None) };
     };

@@ -72,7 +72,8 @@ fn resident_kib() -> u64 {
 
 fn schloss(users: usize, documents: usize, rows: &mut Vec<Row>) {
     let mut files = BTreeMap::new();
-    let tenant = "account = \"111111111111\"\nkms_key = \"k\"\n[cluster]\nname = \"a\"\nuuid = \"u-1\"\nregion = \"r\"\n";
+    let tenant =
+        "account = \"111111111111\"\nkms_key = \"k\"\n[cluster]\nname = \"a\"\nuuid = \"u-1\"\nregion = \"r\"\n";
     files.insert("tenants/a/tenant.toml".to_owned(), tenant.to_owned());
     for user in 0..users {
         let names: Vec<String> = (0..documents).map(|d| format!("\"p{}\"", user * documents + d)).collect();
@@ -81,7 +82,8 @@ fn schloss(users: usize, documents: usize, rows: &mut Vec<Row>) {
             files.insert(format!("tenants/a/policies/p{number}.json"), document(number));
         }
     }
-    let load = || Engine::new(Organisation::load(&files, &mut Library::default()).expect("sound files")).expect("a frame");
+    let load =
+        || Engine::new(Organisation::load(&files, &mut Library::default()).expect("sound files")).expect("a frame");
     // The first leaves freed memory behind for the second: what is more then is what one needs.
     let first = load();
     let before = resident_kib();
@@ -100,7 +102,8 @@ fn schloss(users: usize, documents: usize, rows: &mut Vec<Row>) {
     let contexts = [from(1), from(2)];
     assert!(session.decide(Action::WriteData, topic, &contexts[0]).is_allowed());
     let mut turn = 0;
-    let cached = cost(20_000, || assert!(black_box(session.decide(Action::WriteData, topic, &contexts[0])).is_allowed()));
+    let cached =
+        cost(20_000, || assert!(black_box(session.decide(Action::WriteData, topic, &contexts[0])).is_allowed()));
     // Keys of another connection empty the cache.
     let uncached = cost(2_000, || {
         turn ^= 1;
@@ -130,9 +133,9 @@ m = r.sub == p.sub && word(r.act, p.act) && word(r.obj, p.obj) && (p.ip == \"\" 
 fn matches(text: &str, pattern: &str) -> bool {
     match pattern.split_once('*') {
         None => text == pattern,
-        Some((head, tail)) => text.strip_prefix(head).is_some_and(|rest| {
-            tail.is_empty() || rest.char_indices().any(|(at, _)| matches(&rest[at..], tail))
-        }),
+        Some((head, tail)) => text
+            .strip_prefix(head)
+            .is_some_and(|rest| tail.is_empty() || rest.char_indices().any(|(at, _)| matches(&rest[at..], tail))),
     }
 }
 
@@ -149,10 +152,20 @@ fn plain_casbin(users: usize, documents: usize, rows: &mut Vec<Row>) {
         };
         for number in user * documents..(user + 1) * documents {
             for n in 0..8 {
-                lines.push(row("WriteData", format!("arn:aws:kafka:*:111111111111:topic/a/*/other-{number}-{n}-*"), "", "allow"));
+                lines.push(row(
+                    "WriteData",
+                    format!("arn:aws:kafka:*:111111111111:topic/a/*/other-{number}-{n}-*"),
+                    "",
+                    "allow",
+                ));
             }
             lines.push(row("*", "arn:aws:kafka:*:*:topic/*/secret-*".to_owned(), "", "deny"));
-            lines.push(row("WriteData", format!("arn:aws:kafka:*:111111111111:topic/a/*/orders-{number}"), "10.", "allow"));
+            lines.push(row(
+                "WriteData",
+                format!("arn:aws:kafka:*:111111111111:topic/a/*/orders-{number}"),
+                "10.",
+                "allow",
+            ));
         }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
@@ -169,7 +182,13 @@ fn plain_casbin(users: usize, documents: usize, rows: &mut Vec<Row>) {
     assert!(ask());
     let each = if users * documents > 100 { 2 } else { 50 };
     let uncached = cost(each, || assert!(black_box(ask())));
-    rows.push(Row { engine: "casbin", own: documents * 10, all: users * documents * 10, what: "uncached", cost: uncached });
+    rows.push(Row {
+        engine: "casbin",
+        own: documents * 10,
+        all: users * documents * 10,
+        what: "uncached",
+        cost: uncached,
+    });
 }
 
 fn cedar(users: usize, documents: usize, rows: &mut Vec<Row>) {
@@ -194,14 +213,22 @@ fn cedar(users: usize, documents: usize, rows: &mut Vec<Row>) {
     let authorizer = Authorizer::new();
     // As for the others, the request is built for each question.
     let ask = || {
-        let context = Context::from_pairs([("ip".to_owned(), RestrictedExpression::new_ip("10.0.0.1"))]).expect("a context");
-        let request = Request::new(uid("User", "u0"), uid("Action", "WriteData"), uid("Topic", "t"), context, None).expect("a request");
+        let context =
+            Context::from_pairs([("ip".to_owned(), RestrictedExpression::new_ip("10.0.0.1"))]).expect("a context");
+        let request = Request::new(uid("User", "u0"), uid("Action", "WriteData"), uid("Topic", "t"), context, None)
+            .expect("a request");
         authorizer.is_authorized(&request, &policies, &entities).decision()
     };
     assert_eq!(ask(), Decision::Allow);
     let each = if users * documents > 100 { 2 } else { 50 };
     let uncached = cost(each, || assert_eq!(black_box(ask()), Decision::Allow));
-    rows.push(Row { engine: "cedar-policy", own: documents * 10, all: users * documents * 10, what: "uncached", cost: uncached });
+    rows.push(Row {
+        engine: "cedar-policy",
+        own: documents * 10,
+        all: users * documents * 10,
+        what: "uncached",
+        cost: uncached,
+    });
 }
 
 fn main() {
