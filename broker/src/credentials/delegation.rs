@@ -307,7 +307,7 @@ impl Credentials {
     /// The store's.
     pub async fn delete_delegation_token(&self, tenant: TenantId, id: &str) -> Result<(), CredentialError> {
         let _one = self.changing.lock().await;
-        let row = store::removal(tenant, &self.keys(tenant)?, Kind::DelegationToken, id);
+        let row = store::removal(tenant, &self.keys(tenant).await?, Kind::DelegationToken, id);
         self.metadata.put_sealed(vec![row]).await?;
         self.change(|maps| {
             if let Some(token) = maps.tokens.remove(&(tenant, id.into())) {
@@ -338,7 +338,7 @@ impl Credentials {
         tenant: TenantId,
         token: DelegationToken,
     ) -> Result<Arc<DelegationToken>, CredentialError> {
-        let row = store::row(tenant, &self.keys(tenant)?, Kind::DelegationToken, &token.id, &token.stored())?;
+        let row = store::row(tenant, &self.keys(tenant).await?, Kind::DelegationToken, &token.id, &token.stored())?;
         self.metadata.put_sealed(vec![row]).await?;
         let token = Arc::new(token);
         self.change(|maps| maps.put_token(tenant, Arc::clone(&token)));

@@ -17,6 +17,15 @@ struct Castle {
     _folder: tempfile::TempDir,
 }
 
+struct Fixed(Vec<(TenantId, TenantKeys)>);
+
+#[async_trait::async_trait]
+impl schloss_storage::KeySource for Fixed {
+    async fn tenant_keys(&self, tenant: TenantId) -> Result<TenantKeys, schloss_storage::KeyTrouble> {
+        Ok(self.0.iter().find(|(owner, _)| *owner == tenant).unwrap().1.clone())
+    }
+}
+
 fn tenant(account: u64) -> TenantId {
     TenantId::new(account).unwrap()
 }
@@ -27,7 +36,7 @@ impl Castle {
         let metadata = Arc::new(SqliteMetadata::open(&folder.path().join("manifest.db")).unwrap());
         let keys = |account| {
             let index = Arc::new(IndexKey::new(&DataKey::generate()));
-            (tenant(account), TenantKeys { metadata: Arc::new(DataKey::generate()), index })
+            (tenant(account), TenantKeys::of(Arc::new(DataKey::generate()), index))
         };
         let clock = Arc::new(ManualClock::at(1_800_000_000_000));
         Self { clock, metadata, keys: vec![keys(1), keys(2)], _folder: folder }
@@ -35,7 +44,8 @@ impl Castle {
 
     /// The room as a broker finds it at its start.
     async fn open(&self) -> Credentials {
-        let credentials = Credentials::new(self.metadata.clone(), self.clock.clone());
+        let credentials =
+            Credentials::new(self.metadata.clone(), self.clock.clone(), Arc::new(Fixed(self.keys.clone())));
         for (tenant, keys) in &self.keys {
             credentials.open_tenant(*tenant, keys.clone()).await.unwrap();
         }
@@ -249,7 +259,8 @@ async fn row_moved_to_another_tenant_or_altered_is_refused_at_the_start() {
     let mut row = castle.metadata.sealed(tenant(1), "access-key").await.unwrap().remove(0);
     row.tenant = tenant(2);
     castle.metadata.put_sealed(vec![row]).await.unwrap();
-    let restarted = Credentials::new(castle.metadata.clone(), castle.clock.clone());
+    let restarted =
+        Credentials::new(castle.metadata.clone(), castle.clock.clone(), Arc::new(Fixed(castle.keys.clone())));
     let (second, keys) = castle.keys[1].clone();
     assert!(matches!(restarted.open_tenant(second, keys).await, Err(CredentialError::Sealed { .. })));
 }
