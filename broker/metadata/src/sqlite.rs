@@ -60,7 +60,20 @@ type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// The embedded store.
 pub struct SqliteMetadata {
-    jobs: mpsc::Sender<Job>,
+    /// `None` only while it is dropped.
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for SqliteMetadata {
+    /// Waits until the file is closed: a process that ended sooner would leave SQLite's log beside it, and the next start
+    /// would write to the file even when it is refused for another reason.
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != thread::current().id()) {
+            drop(thread.join());
+        }
+    }
 }
 
 impl SqliteMetadata {
@@ -72,7 +85,7 @@ impl SqliteMetadata {
         let mut connection = Connection::open(path).map_err(translate)?;
         prepare(&mut connection)?;
         let (jobs, queue) = mpsc::channel::<Job>();
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("metadata".to_owned())
             .spawn(move || {
                 for job in queue {
@@ -80,7 +93,7 @@ impl SqliteMetadata {
                 }
             })
             .map_err(|error| MetadataError::Sql(error.to_string()))?;
-        Ok(Self { jobs })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
     async fn run<T: Send + 'static>(
@@ -92,7 +105,7 @@ impl SqliteMetadata {
             // The asker may be gone; the change stands all the same.
             drop(reply.send(in_transaction(connection, job)));
         });
-        self.jobs.send(job).map_err(|_| MetadataError::Closed)?;
+        self.jobs.as_ref().ok_or(MetadataError::Closed)?.send(job).map_err(|_| MetadataError::Closed)?;
         answer.await.map_err(|_| MetadataError::Closed)?
     }
 }
@@ -162,6 +175,10 @@ fn prepare(connection: &mut Connection) -> Result<(), MetadataError> {
 
 /// Brings an older file to [`FORMAT`], in one transaction.
 fn migrate(connection: &mut Connection, format: i64) -> Result<(), MetadataError> {
+    if format == FORMAT {
+        // A start that is refused for another reason must not have written.
+        return Ok(());
+    }
     in_transaction(connection, |sql| {
         let done = usize::try_from(format.saturating_sub(1)).unwrap_or(0);
         for migration in MIGRATIONS.iter().skip(done) {
