@@ -130,7 +130,7 @@ impl SqliteMetadata {
     ) -> Result<T, MetadataError> {
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |connection| drop(reply.send(job(connection))));
-        self.jobs.send(job).map_err(|_| MetadataError::Closed)?;
+        self.jobs.as_ref().ok_or(MetadataError::Closed)?.send(job).map_err(|_| MetadataError::Closed)?;
         answer.await.map_err(|_| MetadataError::Closed)?
     }
 }
