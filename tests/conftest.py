@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from harness import clients  # noqa: E402
-from harness.broker import Schloss  # noqa: E402
+from harness.broker import Process, Schloss  # noqa: E402
 from harness.kafka_peer import Kafka  # noqa: E402
 
 
@@ -24,6 +24,12 @@ def pytest_collection_modifyitems(config, items):
         gone = [i for i in items if i.get_closest_marker("schloss_only")]
         items[:] = [i for i in items if not i.get_closest_marker("schloss_only")]
         config.hook.pytest_deselected(items=gone)
+
+
+def pytest_sessionfinish():
+    for p in Process.left:
+        if p.child.poll() is None:
+            p.child.kill()
 
 
 @pytest.fixture(scope="session")

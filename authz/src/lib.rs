@@ -50,5 +50,5 @@ pub use evaluate::Layers;
 pub use explain::{Able, Explanation, NearMiss};
 pub use finding::{Finding, Severity};
 pub use frame::FrameError;
-pub use organisation::{CertificateFacts, Organisation, Principal, PrincipalKind, SharedTopic, Tenant};
+pub use organisation::{BreakGlass, CertificateFacts, Organisation, Principal, PrincipalKind, SharedTopic, Tenant};
 pub use session::{Denied, Permit, Session, SessionTerms};

@@ -182,3 +182,14 @@ fn policies_are_told_as_entries_where_entries_can_say_it() {
     expected.sort();
     assert_eq!(told, expected);
 }
+
+#[test]
+fn a_scram_name_is_an_iam_user_or_one_of_the_kafka_users_or_nobody() {
+    let tenant = format!("kafka_users = [\"bob\"]\n{TENANT}");
+    let set = engine(&[("tenants/a/tenant.toml", &tenant), ("tenants/a/users/ann.toml", "")]);
+    let organisation = set.organisation();
+    let of = |name: &str| organisation.tenants().next().unwrap().scram_principal(name).map(|found| found.arn());
+    assert_eq!(of("ann").as_deref(), Some("arn:aws:iam::111111111111:user/ann"));
+    assert_eq!(of("bob").as_deref(), Some("arn:aws:iam::111111111111:kafka-user/bob"));
+    assert_eq!(of("eve"), None);
+}

@@ -285,3 +285,26 @@ fn mounts_name_topics_of_other_tenants_only() {
         assert!(Organisation::load(&files, &mut Library::default()).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn a_break_glass_grant_holds_for_its_time_only() {
+    let mut files = set(&policy(&[statement("Allow", "ReadData", "topic/*", "")]));
+    let grant = |until: &str| {
+        format!(
+            "operator = \"olga\"\nreason = \"ticket 1\"\nfrom = \"2027-01-15T08:00:00Z\"\nuntil = \"{until}\"\npolicies = [\"p\"]\n"
+        )
+    };
+    files.insert("tenants/a/break-glass/t1.toml".to_owned(), grant("2027-01-15T09:00:00Z"));
+    let engine = Engine::new(load(&files)).unwrap();
+    let organisation = engine.organisation();
+    let tenant = organisation.tenants().next().unwrap();
+    assert_eq!(&*tenant.break_glass()[0].operator, "olga");
+    let session = engine.bind(&tenant.role("break-glass.t1", "olga").unwrap()).unwrap();
+    // 2027-01-15T08:00:00Z is NOW.
+    let at = |ms: i64| session.decide(Action::ReadData, ResourceRef::topic("t"), &context().at(ms)).is_allowed();
+    assert!(!at(NOW - 1) && at(NOW) && at(NOW + 3_599_999) && !at(NOW + 3_600_000));
+    for wrong in ["2027-01-15T08:00:00Z", "2027-01-16T08:00:01Z", "tomorrow"] {
+        files.insert("tenants/a/break-glass/t1.toml".to_owned(), grant(wrong));
+        assert!(Organisation::load(&files, &mut Library::default()).is_err(), "{wrong}");
+    }
+}

@@ -14,7 +14,7 @@ use schloss_authz::acl::{AclEntry, AclError, CLUSTER_NAME, PatternType};
 use schloss_authz::{AccountId, AclOperation, Engine as Policies, ResourceKind};
 use schloss_core::{ErrorCode, TenantId};
 use schloss_metadata::{Metadata, MetadataError, SealedRow};
-use schloss_storage::TenantKeys;
+use schloss_storage::{KeySource, KeyTrouble, TenantKeys};
 
 /// A table of more is a mistake, and every session of a Kafka principal is bound from it.
 pub const ENTRIES_MAX: usize = 10_000;
@@ -41,6 +41,9 @@ pub enum AclsError {
     /// The metadata store.
     #[error("the metadata store did not take the change")]
     Metadata(#[from] MetadataError),
+    /// The tenant's keys cannot be had now.
+    #[error("the tenant's key cannot be used now")]
+    Key(#[from] KeyTrouble),
     /// A stored entry could not be opened.
     #[error("a stored ACL entry could not be opened: the metadata was altered or its key is wrong")]
     Sealed,
@@ -53,7 +56,7 @@ impl AclsError {
         match self {
             Self::Entry(_) | Self::Unknown { .. } => ErrorCode::INVALID_REQUEST,
             Self::Full => ErrorCode::POLICY_VIOLATION,
-            Self::Metadata(_) | Self::Sealed => ErrorCode::KAFKA_STORAGE_ERROR,
+            Self::Metadata(_) | Self::Key(_) | Self::Sealed => ErrorCode::KAFKA_STORAGE_ERROR,
         }
     }
 }
@@ -75,7 +78,7 @@ pub struct Acls {
     tenant: TenantId,
     account: AccountId,
     metadata: Arc<dyn Metadata>,
-    keys: TenantKeys,
+    keys: Arc<dyn KeySource>,
     entries: Mutex<BTreeSet<AclEntry>>,
     /// One change at a time.
     changing: tokio::sync::Mutex<()>,
@@ -90,12 +93,13 @@ impl Acls {
         tenant: TenantId,
         account: AccountId,
         metadata: Arc<dyn Metadata>,
-        keys: TenantKeys,
+        keys: Arc<dyn KeySource>,
         policies: &Policies,
     ) -> Result<Self, AclsError> {
         let mut entries = BTreeSet::new();
+        let opened = keys.tenant_keys(tenant).await?;
         for row in metadata.sealed(tenant, KIND).await? {
-            let plain = schloss_crypto::open_value(&keys.metadata, &binding(tenant, row.key_index), &row.sealed);
+            let plain = schloss_crypto::open_value(&opened.metadata, &binding(tenant, row.key_index), &row.sealed);
             let stored: Stored =
                 plain.ok().and_then(|plain| serde_json::from_slice(&plain).ok()).ok_or(AclsError::Sealed)?;
             entries.insert(stored.entry().map_err(|_| AclsError::Sealed)?);
@@ -125,8 +129,9 @@ impl Acls {
     pub async fn add(&self, new: Vec<AclEntry>, policies: &Policies) -> Result<(), AclsError> {
         let _changing = self.changing.lock().await;
         let mut rows = Vec::with_capacity(new.len());
+        let keys = self.keys.tenant_keys(self.tenant).await?;
         for entry in &new {
-            rows.push(self.row(entry)?);
+            rows.push(self.row(&keys, entry)?);
         }
         let after = {
             let mut after = self.entries.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -149,8 +154,9 @@ impl Acls {
     pub async fn remove(&self, gone: &BTreeSet<AclEntry>, policies: &Policies) -> Result<(), AclsError> {
         let _changing = self.changing.lock().await;
         let mut rows = Vec::with_capacity(gone.len());
+        let keys = self.keys.tenant_keys(self.tenant).await?;
         for entry in gone {
-            rows.push(SealedRow { sealed: Vec::new(), ..self.row(entry)? });
+            rows.push(SealedRow { sealed: Vec::new(), ..self.row(&keys, entry)? });
         }
         self.metadata.put_sealed(rows).await?;
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).retain(|entry| !gone.contains(entry));
@@ -162,10 +168,10 @@ impl Acls {
         policies.set_acls(self.account, self.entries().into());
     }
 
-    fn row(&self, entry: &AclEntry) -> Result<SealedRow, AclsError> {
+    fn row(&self, keys: &TenantKeys, entry: &AclEntry) -> Result<SealedRow, AclsError> {
         let plain = serde_json::to_vec(&Stored::of(entry)).map_err(|_| AclsError::Sealed)?;
-        let key_index = self.keys.index.bytes_index(INDEX_KIND, &plain);
-        let sealed = schloss_crypto::seal_value(&self.keys.metadata, &binding(self.tenant, key_index), &plain);
+        let key_index = keys.index.bytes_index(INDEX_KIND, &plain);
+        let sealed = schloss_crypto::seal_value(&keys.metadata, &binding(self.tenant, key_index), &plain);
         Ok(SealedRow { tenant: self.tenant, kind: KIND.to_owned(), key_index, sealed })
     }
 }

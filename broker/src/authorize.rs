@@ -9,6 +9,7 @@
 //! - Allowed data-plane actions are counted per principal, action, resource and minute.
 //! - The organisation in force when a request began judges all of it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::try_join_all;
@@ -197,18 +198,25 @@ impl Call {
         own.or_else(|| tenant.met.name(id))
     }
 
-    /// Names of all topics of the tenant and of those mounted in it that the principal may describe, in order. Leaves no
-    /// trace but the decision counter.
+    /// All topics of the tenant and those mounted in it that the principal may describe, by the names they have here, in
+    /// order. Leaves no trace but the decision counter.
     #[must_use]
-    pub fn visible_topics(&self) -> Vec<String> {
-        let own = self.session.tenant.catalog.all();
-        let own =
-            own.iter().map(|topic| topic.name.as_str()).filter(|name| !self.policies.mounts().contains_key(*name));
-        let mut names: Vec<String> =
-            own.chain(self.policies.mounts().keys().map(|name| &**name)).map(str::to_owned).collect();
-        names.retain(|name| self.may_see(name));
-        names.sort_unstable();
-        names
+    pub fn visible_topics(&self) -> BTreeMap<Arc<str>, Arc<Topic>> {
+        let own = self.session.tenant.catalog.all().into_iter().filter_map(|topic| {
+            let name: Arc<str> = topic.name.as_str().into();
+            let seen = !self.is_abroad(&name) && self.may(Action::DescribeTopic, ResourceRef::topic(&name));
+            seen.then_some((name, topic))
+        });
+        let mounted = self.policies.mounts().iter();
+        let mounted = mounted.filter_map(|(name, shared)| Some((Arc::from(&**name), self.seen_abroad(shared, name)?)));
+        own.chain(mounted).collect()
+    }
+
+    /// Another tenant's topic, when the principal may describe it.
+    fn seen_abroad(&self, shared: &SharedTopic, name: &str) -> Option<Arc<Topic>> {
+        let answer =
+            abroad::judge(&self.broker, &self.session, &self.policies, can::DescribeTopic, shared, &self.context);
+        abroad::found(&self.session.tenant, answer.owner.as_ref()?, &answer.verdict.ok()?, name).ok()
     }
 
     /// Whether the principal may describe a topic, its tenant's or another's. For listings.
@@ -216,15 +224,7 @@ impl Call {
     pub fn may_see(&self, name: &str) -> bool {
         match abroad::shared(&self.policies, name) {
             None => self.may(Action::DescribeTopic, ResourceRef::topic(name)),
-            Some(shared) => {
-                let context = &self.context;
-                let answer =
-                    abroad::judge(&self.broker, &self.session, &self.policies, can::DescribeTopic, &shared, context);
-                match (answer.verdict, answer.owner) {
-                    (Ok(permit), Some(owner)) => owner.catalog.permitted(&permit).is_some(),
-                    _ => false,
-                }
-            }
+            Some(shared) => self.seen_abroad(&shared, name).is_some(),
         }
     }
 

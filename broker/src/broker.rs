@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt};
 use schloss_audit::{AuditConfig, AuditError, AuditLog, Class, Event, Verdict};
 use schloss_authz::Organisation;
 use schloss_certs::{ReloadingTls, TlsFiles};
 use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
 use schloss_crypto::random_array;
-use schloss_kms::{TenantKeyState, Vault};
+use schloss_kms::Vault;
 use schloss_metadata::{Metadata, MetadataError, SqliteMetadata};
 use schloss_storage::{Engine, EngineConfig, LocalStore, OpenError};
 use tokio::net::TcpListener;
@@ -19,22 +20,25 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::abroad::Met;
 use crate::acls::Acls;
+use crate::break_glass;
 use crate::catalog::{Catalog, CatalogLimits};
 use crate::cli::{Failure, Number};
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::groups::Groups;
-use crate::keys::{self, Recorder};
+use crate::key_states::{self, Waiting};
+use crate::keys::{self, KeyService, Recorder};
 use crate::login::LoginRoom;
 pub use crate::login::request_name;
 use crate::net::BUDGET_UNIT_BYTES;
 use crate::producers::Producers;
+use crate::starting;
 use crate::sts::StsLimits;
 use crate::telemetry::Metrics;
 use crate::tenancy::{self, Tenancy, Tenant, tenant_id};
 
-/// A disabled KMS key is noticed within this, and so is an enabled one.
-const KEY_PROOF: Duration = Duration::from_secs(30);
+/// Tenants opened at once.
+const OPENINGS_MAX: usize = 32;
 /// How often the organisation's folder and the certificates are looked at for changes.
 const RELOAD_EVERY: Duration = Duration::from_millis(300);
 
@@ -67,8 +71,13 @@ pub struct Broker {
     pub audit: Arc<AuditLog>,
     /// Metrics.
     pub metrics: Metrics,
-    metadata: Arc<dyn Metadata>,
-    vault: Arc<Vault>,
+    /// The slow facts.
+    pub metadata: Arc<dyn Metadata>,
+    /// The keys.
+    pub vault: Arc<Vault>,
+    key_service: KeyService,
+    /// Tenants that are not open because their KMS key is away.
+    pub waiting: Waiting,
     requests: AtomicU64,
     draining: AtomicBool,
     organisation_changed: watch::Sender<u64>,
@@ -77,8 +86,8 @@ pub struct Broker {
 
 /// The sockets, bound before anything is opened or changed.
 pub struct Listeners {
-    kafka: Vec<TcpListener>,
-    admin: TcpListener,
+    pub(crate) kafka: Vec<TcpListener>,
+    pub(crate) admin: TcpListener,
 }
 
 impl Listeners {
@@ -101,7 +110,7 @@ impl Broker {
     ///
     /// # Errors
     /// A numbered [`Failure`] that says what to do.
-    pub async fn open(config: Config) -> Result<Arc<Self>, Failure> {
+    pub async fn open(config: Config, listeners: &Listeners) -> Result<Arc<Self>, Failure> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let (organisation, digest) = tenancy::load(&config.organisation_dir).map_err(|error| {
             Failure::new(
@@ -111,6 +120,8 @@ impl Broker {
             )
         })?;
         let tls = open_tls(&config, &organisation)?;
+        // Before the data folder: a keyring that cannot be opened changes nothing there.
+        let key_service = keys::open(&config, &organisation).await?;
         create_data_folder(&config.data_dir)?;
         let metadata: Arc<dyn Metadata> = Arc::new(
             SqliteMetadata::open(&config.data_dir.join(MANIFEST)).map_err(|error| manifest(&config.data_dir, error))?,
@@ -118,19 +129,18 @@ impl Broker {
         let cluster =
             ClusterId::from_bytes(metadata.cluster_id().await.map_err(|error| manifest(&config.data_dir, error))?);
         write_cluster_id(&config.data_dir, cluster)?;
-        let vault = keys::open(&config, &organisation).await?;
-        let audit =
-            AuditLog::open(AuditConfig::new(config.data_dir.join("audit"), cluster), &*vault, Arc::clone(&clock))
-                .await
-                .map_err(audit_log)?;
+        let vault = Arc::clone(&key_service.vault);
+        let audit = AuditConfig::new(config.data_dir.join("audit"), cluster);
+        let audit = starting::open_audit(audit, &vault, &clock, listeners, &tls).await.map_err(audit_log)?;
         vault.attach_sink(Arc::new(Recorder(Arc::clone(&audit))));
         let engine =
             open_engine(&config, cluster, Arc::clone(&metadata), Arc::clone(&vault), Arc::clone(&clock)).await?;
+        vault.attach_watch(Arc::new(key_states::Watch { engine: Arc::downgrade(&engine), audit: Arc::clone(&audit) }));
         engine.attach_integrity_sink(Arc::new(Recorder(Arc::clone(&audit))));
         let tenancy = Tenancy::new(organisation, digest).map_err(|error| {
             Failure::new(Number::Organisation, error, "report this: the policy engine did not start")
         })?;
-        let credentials = Arc::new(Credentials::new(Arc::clone(&metadata), Arc::clone(&clock)));
+        let credentials = Arc::new(Credentials::new(Arc::clone(&metadata), Arc::clone(&clock), engine.key_source()));
         let login = LoginRoom::new(&config.login).map_err(|why| {
             Failure::new(
                 Number::Certificate,
@@ -151,6 +161,8 @@ impl Broker {
             metrics: Metrics::new(),
             metadata,
             vault,
+            key_service,
+            waiting: Waiting::default(),
             requests: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             organisation_changed: watch::Sender::new(0),
@@ -158,6 +170,8 @@ impl Broker {
         });
         broker.open_tenants().await?;
         broker.tell_organisation();
+        let grants = break_glass::grants(&broker.tenancy.policies().organisation());
+        break_glass::tell(&broker, &std::collections::BTreeSet::new(), &grants).await;
         Ok(broker)
     }
 
@@ -167,7 +181,7 @@ impl Broker {
         let admin = tokio::spawn(crate::http::serve(admin, Arc::clone(self)));
         let watcher = tokio::spawn(watch_files(Arc::clone(self)));
         let ticker = tokio::spawn(tick_groups(Arc::clone(self)));
-        let prover = tokio::spawn(prove_keys(Arc::clone(self)));
+        let prover = tokio::spawn(key_states::prove_keys(Arc::clone(self)));
         let keeper = tokio::spawn(Arc::clone(&self.credentials).tend());
         ready();
         let serving = tokio::spawn(crate::net::serve(kafka, Arc::clone(self), stop.clone()));
@@ -189,6 +203,11 @@ impl Broker {
             tracing::error!(%error, "the audit log could not be closed");
         }
         admin.abort();
+    }
+
+    /// Has every connection look at its tenant again.
+    pub fn end_sessions(&self) {
+        self.organisation_changed.send_modify(|_| {});
     }
 
     /// Tells of every change of the organisation or of certificates: connections look at their login again.
@@ -232,9 +251,19 @@ impl Broker {
             kms.generate_calls
                 .saturating_add(kms.decrypt_calls)
                 .saturating_add(kms.re_encrypt_calls)
-                .saturating_add(kms.describe_calls),
+                .saturating_add(kms.describe_calls)
+                .saturating_add(kms.probe_calls),
         );
         readings.kms_failures.set(kms.denied.saturating_add(kms.unreachable));
+        readings.kms_probes.set(kms.probe_calls);
+        readings.kms_denied.set(kms.denied);
+        readings.kms_unreachable.set(kms.unreachable);
+        readings.kms_call_seconds.set(std::time::Duration::from_nanos(kms.call_nanos).as_secs_f64());
+        readings.kms_cached_keys.set(kms.cached_keys);
+        readings.tenants_waiting_for_key.set(self.waiting.len() as u64);
+        readings.keys_rewrapped.set(engine.keys_rewrapped);
+        readings.segments_rewritten.set(engine.segments_rewritten);
+        readings.segments_scrubbed.set(engine.segments_scrubbed);
         readings.wal_entries.set(engine.wal_entries);
         readings.wal_bytes.set(engine.wal_bytes);
         readings.tail_bytes.set(engine.tail_bytes);
@@ -250,13 +279,61 @@ impl Broker {
         let organisation = self.tenancy.policies().organisation();
         let hosts = organisation.tenants().flat_map(|tenant| tenant.hosts()).map(ToString::to_string);
         self.tls.set_hosts(hosts.collect());
-        self.vault.set_tenants(keys::tenant_keys(&self.config, &organisation));
-        for entry in organisation.tenants() {
-            let Some(id) = tenant_id(entry).filter(|id| self.tenancy.tenant(*id).is_none()) else { continue };
-            let tenant = self.open_tenant(id, entry).await?;
-            self.tenancy.add(Arc::new(tenant));
+        self.key_service.set_organisation(&self.config, &organisation);
+        let absent = organisation.tenants().filter_map(tenant_id).filter(|id| self.tenancy.tenant(*id).is_none());
+        let openings = absent.map(|id| self.add_tenant(id)).collect::<Vec<_>>();
+        futures::stream::iter(openings).buffer_unordered(OPENINGS_MAX).try_collect::<()>().await
+    }
+
+    /// Opens a tenant that waits, quietly when its key is still away.
+    pub async fn try_tenant(&self, id: TenantId) {
+        if let Err(failure) = self.add_tenant(id).await {
+            tracing::error!(tenant = %id, %failure, "a tenant could not be opened");
         }
+    }
+
+    /// Opens a tenant, or notes that it waits for its KMS key.
+    async fn add_tenant(&self, id: TenantId) -> Result<(), Failure> {
+        let Some(_opening) = self.waiting.begin(id).filter(|_| self.tenancy.tenant(id).is_none()) else {
+            return Ok(());
+        };
+        let organisation = self.tenancy.policies().organisation();
+        let Some(entry) = organisation.tenants().find(|entry| tenant_id(entry) == Some(id)) else {
+            self.waiting.take(id);
+            return Ok(());
+        };
+        if let Some(why) = self.key_away(id).await? {
+            if self.waiting.put(id, why.clone()) {
+                tracing::error!(tenant = %id, why, "a tenant is not served: its KMS key cannot be used; it is tried again");
+            }
+            return Ok(());
+        }
+        let tenant = self.open_tenant(id, entry).await?;
+        self.tenancy.add(Arc::new(tenant));
+        self.waiting.take(id);
+        tracing::info!(tenant = %id, "a tenant is open");
         Ok(())
+    }
+
+    /// Why a tenant's keys cannot be had now; opens what recovery had to leave sealed when they can.
+    async fn key_away(&self, id: TenantId) -> Result<Option<String>, Failure> {
+        let refused = |error: &dyn std::fmt::Display| {
+            Failure::new(
+                Number::Kms,
+                format!("keys of tenant {id}: {error}"),
+                "the manifest's wrapped keys were altered or are of another installation: restore the data folder",
+            )
+        };
+        match self.engine.tenant_keys(id).await {
+            Ok(_) => {}
+            Err(error) if error.key_is_away() => return Ok(Some(error.to_string())),
+            Err(error) => return Err(refused(&error)),
+        }
+        match self.engine.unlock(id).await {
+            Ok(()) => Ok(None),
+            Err(error) if error.key_is_away() => Ok(Some(error.to_string())),
+            Err(error) => Err(refused(&error)),
+        }
     }
 
     async fn open_tenant(&self, id: TenantId, entry: &schloss_authz::Tenant) -> Result<Tenant, Failure> {
@@ -275,9 +352,15 @@ impl Broker {
                 "check the tenant's KMS key and the key service, then start again; nothing was changed",
             )
         })?;
-        let acls =
-            Acls::open(id, entry.account(), Arc::clone(&self.metadata), keys.clone(), self.tenancy.policies()).await;
-        self.credentials.open_tenant(id, keys.clone()).await.map_err(|error| stored(&error))?;
+        let acls = Acls::open(
+            id,
+            entry.account(),
+            Arc::clone(&self.metadata),
+            self.engine.key_source(),
+            self.tenancy.policies(),
+        )
+        .await;
+        self.credentials.open_tenant(id, keys).await.map_err(|error| stored(&error))?;
         let catalog_limits = CatalogLimits {
             topics_max: limits.topics_per_tenant_max,
             partitions_max: limits.partitions_per_tenant_max,
@@ -289,7 +372,7 @@ impl Broker {
             Arc::clone(&self.clock),
             self.config.topic_defaults.clone(),
             catalog_limits,
-            keys,
+            Arc::clone(&self.vault),
         )
         .await;
         let state = self.engine.state(id);
@@ -307,7 +390,7 @@ impl Broker {
             acls: acls.map_err(|error| stored(&error))?,
             met: Met::default(),
             request_memory: Arc::new(Semaphore::new(units)),
-            key_denied: AtomicBool::new(false),
+            vault: Arc::clone(&self.vault),
             active: AtomicBool::new(false),
         })
     }
@@ -318,11 +401,14 @@ impl Broker {
         let loaded = tokio::task::spawn_blocking(move || tenancy::load(&folder)).await;
         let failed = match loaded {
             Ok(Ok((organisation, digest))) => {
+                let before = break_glass::grants(&self.tenancy.policies().organisation());
+                let after = break_glass::grants(&organisation);
                 let epoch = self.tenancy.replace(organisation, digest);
                 self.organisation_changed.send_replace(epoch);
                 self.tell_organisation();
                 tracing::info!(epoch, "a new organisation is in force");
                 self.record_reload(Verdict::Allowed, format!("version {epoch}")).await;
+                break_glass::tell(self, &before, &after).await;
                 self.open_tenants().await.err().map(|failure| failure.to_string())
             }
             Ok(Err(error)) => Some(error.to_string()),
@@ -385,24 +471,6 @@ async fn watch_files(broker: Arc<Broker>) {
             Ok(Ok(false)) => {}
             Ok(Err(error)) => tracing::error!(%error, "certificates could not be reloaded; the old ones stay in use"),
             Err(error) => tracing::error!(%error, "certificates could not be reloaded"),
-        }
-    }
-}
-
-/// Proves the keys of tenants that are in use, so that a disabled key stops its tenant, and only it, within [`KEY_PROOF`].
-async fn prove_keys(broker: Arc<Broker>) {
-    loop {
-        tokio::time::sleep(KEY_PROOF / 3).await;
-        let tenants = broker.tenancy.tenants();
-        for tenant in tenants.iter().filter(|tenant| tenant.active.swap(false, Ordering::Relaxed)) {
-            broker.vault.mark_used(tenant.id.to_bytes());
-        }
-        broker.vault.probe(KEY_PROOF).await;
-        for tenant in tenants {
-            let denied = matches!(broker.vault.tenant_state(tenant.id.to_bytes()), TenantKeyState::Denied(_));
-            if tenant.key_denied.swap(denied, Ordering::AcqRel) != denied {
-                tracing::warn!(tenant = %tenant.id, denied, "the state of a tenant's KMS key changed");
-            }
         }
     }
 }
@@ -524,6 +592,8 @@ async fn open_engine(
         flush_every: Duration::from_millis(storage.flush_ms),
         cache_bytes_max: storage.cache_bytes_max,
         retention_every: Duration::from_millis(storage.retention_check_ms),
+        scrub_every: storage.scrub_every,
+        topic_keys_folder: Some(config.topic_keys_dir.clone()),
         ..EngineConfig::in_folder(config.data_dir.join("wal"))
     };
     let objects = LocalStore::open(&config.data_dir.join("objects"))

@@ -13,8 +13,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use schloss_authz::Permit;
 use schloss_authz::{Ability, can};
 use schloss_core::{Clock, ErrorCode, PartitionId, TenantId, TopicId, TopicName};
+use schloss_kms::Vault;
 use schloss_metadata::{Metadata, TopicRow};
-use schloss_storage::{Engine, TenantKeys};
+use schloss_storage::Engine;
 
 use crate::topic_config::{self, BatchLimits, Overrides, TopicDefaults};
 
@@ -97,6 +98,12 @@ pub enum CatalogError {
     /// The log engine.
     #[error("The log did not take the change.")]
     Log(#[from] schloss_storage::LogError),
+    /// The tenant's keys cannot be had now.
+    #[error("The tenant's key cannot be used now.")]
+    Key(#[from] schloss_storage::KeyTrouble),
+    /// `schloss.kms.key` names a key that is not the tenant's.
+    #[error("`schloss.kms.key` must be one of the tenant's own KMS keys; ask the operator which.")]
+    ForeignKey,
     /// A stored name or setting could not be opened.
     #[error("A stored topic could not be opened: the metadata was altered or its key is wrong.")]
     Sealed,
@@ -111,7 +118,8 @@ impl CatalogError {
             Self::Collides => ErrorCode::INVALID_TOPIC_EXCEPTION,
             Self::Absent => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
             Self::Quota { .. } => ErrorCode::POLICY_VIOLATION,
-            Self::Metadata(_) | Self::Log(_) | Self::Sealed => ErrorCode::KAFKA_STORAGE_ERROR,
+            Self::ForeignKey => ErrorCode::INVALID_CONFIG,
+            Self::Metadata(_) | Self::Log(_) | Self::Key(_) | Self::Sealed => ErrorCode::KAFKA_STORAGE_ERROR,
         }
     }
 }
@@ -159,7 +167,7 @@ pub struct Catalog {
     clock: Arc<dyn Clock>,
     defaults: TopicDefaults,
     limits: CatalogLimits,
-    keys: TenantKeys,
+    vault: Arc<Vault>,
     maps: RwLock<Maps>,
     /// One change at a time.
     changing: tokio::sync::Mutex<()>,
@@ -185,9 +193,10 @@ impl Catalog {
         clock: Arc<dyn Clock>,
         defaults: TopicDefaults,
         limits: CatalogLimits,
-        keys: TenantKeys,
+        vault: Arc<Vault>,
     ) -> Result<Self, CatalogError> {
         let mut maps = Maps::default();
+        let keys = engine.tenant_keys(tenant).await?;
         for row in metadata.topics(tenant).await? {
             let plain = schloss_crypto::open_value(&keys.metadata, &binding(tenant, row.topic_id), &row.sealed)
                 .map_err(|_| CatalogError::Sealed)?;
@@ -195,6 +204,7 @@ impl Catalog {
             let name = TopicName::new(&sealed.name).map_err(|_| CatalogError::Sealed)?;
             let limits = topic_config::batch_limits(&sealed.configs, &defaults);
             engine.set_log_config(row.topic_id, row.partitions, topic_config::log_config(&sealed.configs, &defaults));
+            engine.set_key_ref(row.topic_id, row.partitions, topic_config::kms_key(&sealed.configs));
             maps.put(Arc::new(Topic {
                 id: row.topic_id,
                 name,
@@ -204,7 +214,7 @@ impl Catalog {
             }));
         }
         let changing = tokio::sync::Mutex::new(());
-        Ok(Self { tenant, engine, clock, defaults, limits, keys, maps: RwLock::new(maps), changing })
+        Ok(Self { tenant, engine, clock, defaults, limits, vault, maps: RwLock::new(maps), changing })
     }
 
     /// The topic a permit speaks of, if it exists.
@@ -236,6 +246,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Exists`], [`CatalogError::Collides`], [`CatalogError::Quota`].
     pub fn check(&self, wish: &CreateTopic) -> Result<(), CatalogError> {
+        self.check_key(&wish.overrides)?;
         let maps = self.maps();
         if maps.by_name.contains_key(&wish.name) {
             return Err(CatalogError::Exists);
@@ -247,6 +258,17 @@ impl Catalog {
             return Err(CatalogError::Quota { what: "topics", max: self.limits.topics_max });
         }
         self.check_partitions(&maps, wish.partitions)
+    }
+
+    /// Whether a topic's own KMS key is one of the tenant's.
+    ///
+    /// # Errors
+    /// [`CatalogError::ForeignKey`].
+    pub fn check_key(&self, overrides: &Overrides) -> Result<(), CatalogError> {
+        match topic_config::kms_key(overrides) {
+            Some(key) if !self.vault.is_key_of(self.tenant.to_bytes(), &key) => Err(CatalogError::ForeignKey),
+            _ => Ok(()),
+        }
     }
 
     fn check_partitions(&self, maps: &Maps, added: i32) -> Result<(), CatalogError> {
@@ -272,7 +294,8 @@ impl Catalog {
         let mut topic = Topic::imagined(wish, &self.defaults);
         topic.id = TopicId::random();
         let log = topic_config::log_config(&topic.overrides, &self.defaults);
-        self.engine.create_topic(self.row(&topic)?, log).await?;
+        self.engine.create_topic(self.row(&topic).await?, log).await?;
+        self.engine.set_key_ref(topic.id, topic.partitions, topic_config::kms_key(&topic.overrides));
         let topic = Arc::new(topic);
         self.maps_mut().put(Arc::clone(&topic));
         Ok(topic)
@@ -290,6 +313,11 @@ impl Catalog {
         Ok(topic.id)
     }
 
+    /// Takes a topic out of the catalog whose rows are about to be destroyed.
+    pub fn hide(&self, topic: TopicId) {
+        self.maps_mut().take(topic);
+    }
+
     /// Grows the topic the permit speaks of to `partitions`.
     ///
     /// # Errors
@@ -300,7 +328,8 @@ impl Catalog {
         self.check_partitions(&self.maps(), partitions.saturating_sub(old.partitions))?;
         let topic = Topic { partitions, ..Topic::clone(&old) };
         let log = topic_config::log_config(&topic.overrides, &self.defaults);
-        self.engine.update_topic(self.row(&topic)?, old.partitions..partitions, log).await?;
+        self.engine.update_topic(self.row(&topic).await?, old.partitions..partitions, log).await?;
+        self.engine.set_key_ref(topic.id, topic.partitions, topic_config::kms_key(&topic.overrides));
         Ok(self.replace(topic))
     }
 
@@ -315,10 +344,12 @@ impl Catalog {
     ) -> Result<Arc<Topic>, CatalogError> {
         let _changing = self.changing.lock().await;
         let old = self.permitted(permit).ok_or(CatalogError::Absent)?;
+        self.check_key(&overrides)?;
         let limits = topic_config::batch_limits(&overrides, &self.defaults);
         let topic = Topic { overrides, limits, ..Topic::clone(&old) };
         let log = topic_config::log_config(&topic.overrides, &self.defaults);
-        self.engine.update_topic(self.row(&topic)?, 0..0, log).await?;
+        self.engine.update_topic(self.row(&topic).await?, 0..0, log).await?;
+        self.engine.set_key_ref(topic.id, topic.partitions, topic_config::kms_key(&topic.overrides));
         Ok(self.replace(topic))
     }
 
@@ -328,14 +359,16 @@ impl Catalog {
         topic
     }
 
-    fn row(&self, topic: &Topic) -> Result<TopicRow, CatalogError> {
+    async fn row(&self, topic: &Topic) -> Result<TopicRow, CatalogError> {
+        // Asked for each time: keys are wiped when the KMS refuses, and must not live on here.
+        let keys = self.engine.tenant_keys(self.tenant).await?;
         let sealed = SealedTopic { name: topic.name.as_str().to_owned(), configs: topic.overrides.clone() };
         let plain = serde_json::to_vec(&sealed).map_err(|_| CatalogError::Sealed)?;
         Ok(TopicRow {
             tenant: self.tenant,
             topic_id: topic.id,
-            name_index: self.keys.index.name_index(NAME_KIND_TOPIC, topic.name.as_str()),
-            sealed: schloss_crypto::seal_value(&self.keys.metadata, &binding(self.tenant, topic.id), &plain),
+            name_index: keys.index.name_index(NAME_KIND_TOPIC, topic.name.as_str()),
+            sealed: schloss_crypto::seal_value(&keys.metadata, &binding(self.tenant, topic.id), &plain),
             partitions: topic.partitions,
             created_ms: self.clock.now_ms(),
         })

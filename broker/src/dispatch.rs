@@ -183,6 +183,7 @@ async fn answer(call: Arc<Call>, body: RequestKind) -> Result<Answer, Malformed>
         RequestKind::RenewDelegationToken(request) => now!(api::renew_delegation_token::handle(&call, request).await),
         RequestKind::ExpireDelegationToken(request) => now!(api::expire_delegation_token::handle(&call, request).await),
         RequestKind::DescribeDelegationToken(request) => now!(api::describe_delegation_token::handle(&call, &request)),
+        RequestKind::DescribeClientQuotas(request) => now!(api::describe_client_quotas::handle(&call, &request)),
         RequestKind::DescribeUserScramCredentials(request) => {
             now!(api::describe_user_scram_credentials::handle(&call, &request))
         }

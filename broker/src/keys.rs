@@ -9,37 +9,117 @@ use schloss_audit::{AuditLog, Class, Event, Verdict};
 use schloss_authz::organisation::Organisation;
 use schloss_core::TenantId;
 use schloss_kms::{
-    AwsCredentials, AwsKms, AwsKmsConfig, KeyName, KeyOutcome, KeyUse, KeyUseSink, Kms, LocalKeyring, NotRecorded,
-    TenantKeys, Unlock, Vault, VaultConfig, write_key_file,
+    AwsCredentials, AwsKms, AwsKmsConfig, AwsRole, KeyName, KeyOutcome, KeyUse, KeyUseSink, Kms, LocalKeyring,
+    NotRecorded, TenantKeys, Transit, TransitConfig, Unlock, Vault, VaultConfig, write_key_file,
 };
-
 use schloss_storage::{Finding, IntegritySink};
+use zeroize::Zeroizing;
 
 use crate::cli::{Failure, Number};
-use crate::config::{Config, KeyringSecret, KmsProvider};
+use crate::config::{AwsCredentialSource, Config, KeyringSecret, KmsProvider};
 
 /// The installation itself, in the vault's words.
 const CLUSTER: [u8; 16] = [0; 16];
-const AWS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The key service as the config and the organisation say.
+pub struct KeyService {
+    /// Gives and opens data keys.
+    pub vault: Arc<Vault>,
+    /// The provider, when it is AWS: it must know tenants' roles.
+    aws: Option<Arc<AwsKms>>,
+}
+
+impl KeyService {
+    /// A new organisation is in force.
+    pub fn set_organisation(&self, config: &Config, organisation: &Organisation) {
+        if let Some(aws) = &self.aws {
+            aws.set_roles(roles(organisation));
+        }
+        self.vault.set_tenants(tenant_keys(config, organisation));
+    }
+}
 
 /// Opens the configured provider and tells the vault whose key is which.
 ///
 /// # Errors
 /// [`Number::Keyring`], [`Number::Kms`].
-pub async fn open(config: &Config, organisation: &Organisation) -> Result<Arc<Vault>, Failure> {
+pub async fn open(config: &Config, organisation: &Organisation) -> Result<KeyService, Failure> {
+    let mut aws = None;
     let provider: Arc<dyn Kms> = match &config.kms.provider {
         KmsProvider::Local { keyring, secret } => Arc::new(open_keyring(keyring, secret)?),
-        KmsProvider::Aws { region, endpoint } => {
-            let aws = AwsKmsConfig {
+        KmsProvider::Aws { region, endpoint, sts_endpoint, fips, credentials } => {
+            let kms = AwsKms::new(AwsKmsConfig {
                 region: region.clone(),
                 endpoint: endpoint.clone(),
-                credentials: AwsCredentials::Chain,
-                timeout: AWS_TIMEOUT,
-            };
-            Arc::new(AwsKms::new(aws).await)
+                sts_endpoint: sts_endpoint.clone(),
+                fips: *fips,
+                credentials: aws_credentials(credentials)?,
+                timeout: config.kms.call_timeout,
+            });
+            let kms = Arc::new(kms.await);
+            kms.set_roles(roles(organisation));
+            aws = Some(Arc::clone(&kms));
+            kms
+        }
+        KmsProvider::Vault { address, mount, namespace, token_file, ca_file } => {
+            let transit = Transit::new(TransitConfig {
+                address: address.clone(),
+                mount: mount.clone(),
+                namespace: namespace.clone(),
+                token_file: token_file.clone(),
+                ca_file: ca_file.clone(),
+            });
+            Arc::new(transit.map_err(|error| Failure::new(Number::Kms, error, "mend `kms.vault.*` in the config"))?)
         }
     };
-    Ok(Vault::new(VaultConfig::default(), vec![provider], tenant_keys(config, organisation)))
+    let bounds = VaultConfig {
+        outage_grace: config.kms.outage_grace,
+        call_timeout: config.kms.call_timeout,
+        ..VaultConfig::default()
+    };
+    Ok(KeyService { vault: Vault::new(bounds, vec![provider], tenant_keys(config, organisation)), aws })
+}
+
+fn aws_credentials(source: &AwsCredentialSource) -> Result<AwsCredentials, Failure> {
+    let path = match source {
+        AwsCredentialSource::Chain => return Ok(AwsCredentials::Chain),
+        AwsCredentialSource::Profile(name) => return Ok(AwsCredentials::Profile(name.clone())),
+        AwsCredentialSource::WebIdentity => return Ok(AwsCredentials::WebIdentity),
+        AwsCredentialSource::Instance => return Ok(AwsCredentials::Instance),
+        AwsCredentialSource::Static(path) => path,
+    };
+    let failed = |why: &dyn std::fmt::Display| {
+        Failure::new(
+            Number::Kms,
+            format!("`{}`: {why}", path.display()),
+            "write `access_key_id = ...`, `secret_access_key = ...` and, if temporary, `session_token = ...`, one a line",
+        )
+    };
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|error| failed(&error))?);
+    let field = |name: &str| {
+        let named = text.lines().filter_map(|line| line.split_once('=')).find(|(key, _)| key.trim() == name);
+        named.map(|(_, value)| value.trim().trim_matches('"').to_owned())
+    };
+    match (field("access_key_id"), field("secret_access_key")) {
+        (Some(access_key_id), Some(secret)) => Ok(AwsCredentials::Fixed {
+            access_key_id,
+            secret_access_key: Zeroizing::new(secret),
+            session_token: field("session_token").map(Zeroizing::new),
+        }),
+        _ => Err(failed(&"an access key is not in it")),
+    }
+}
+
+fn roles(organisation: &Organisation) -> HashMap<String, AwsRole> {
+    let mut roles = HashMap::new();
+    for kms in organisation.tenants().map(schloss_authz::Tenant::kms) {
+        let Some(arn) = &kms.role else { continue };
+        let role = AwsRole { arn: arn.to_string(), external_id: kms.external_id.as_deref().map(str::to_owned) };
+        for key in std::iter::once(&kms.key).chain(&kms.keys) {
+            roles.insert(key.to_string(), role.clone());
+        }
+    }
+    roles
 }
 
 fn open_keyring(path: &Path, secret: &KeyringSecret) -> Result<LocalKeyring, Failure> {
@@ -71,15 +151,19 @@ pub fn tenant_keys(config: &Config, organisation: &Organisation) -> HashMap<[u8;
     let provider = match config.kms.provider {
         KmsProvider::Local { .. } => "local",
         KmsProvider::Aws { .. } => "aws",
+        KmsProvider::Vault { .. } => "vault",
     };
-    let keys = |key_ref: &str| TenantKeys {
-        current: KeyName { provider: provider.to_owned(), key_ref: key_ref.to_owned() },
-        previous: Vec::new(),
-    };
-    let tenants = organisation
-        .tenants()
-        .filter_map(|tenant| Some((TenantId::new(tenant.account().number())?.to_bytes(), keys(tenant.kms_key()))));
-    tenants.chain([(CLUSTER, keys(&config.kms.cluster_key))]).collect()
+    let name = |key_ref: &str| KeyName { provider: provider.to_owned(), key_ref: key_ref.to_owned() };
+    let tenants = organisation.tenants().filter_map(|tenant| {
+        let kms = tenant.kms();
+        let keys = TenantKeys {
+            current: name(&kms.key),
+            others: kms.keys.iter().map(|key| name(key)).collect(),
+            outage_grace: kms.outage_grace_seconds.map(Duration::from_secs),
+        };
+        Some((TenantId::new(tenant.account().number())?.to_bytes(), keys))
+    });
+    tenants.chain([(CLUSTER, TenantKeys::only(name(&config.kms.cluster_key)))]).collect()
 }
 
 /// Makes a keyring with its key file, and the named keys in it, unless they are there.

@@ -6,10 +6,14 @@ pub mod architecture {}
 pub mod request_path {}
 #[doc = include_str!("../manual/formats.md")]
 pub mod formats {}
+#[doc = include_str!("../manual/keys.md")]
+pub mod keys {}
 #[doc = include_str!("../manual/threat-model.md")]
 pub mod threat_model {}
 #[doc = include_str!("../manual/authentication.md")]
 pub mod authentication {}
+#[doc = include_str!("../manual/policies.md")]
+pub mod policies {}
 #[doc = include_str!("../manual/credentials.md")]
 pub mod credentials {}
 #[doc = include_str!("../manual/operations.md")]

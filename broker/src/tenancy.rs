@@ -15,7 +15,8 @@ use schloss_authz::FrameError;
 use schloss_authz::organisation::Organisation;
 use schloss_authz::policy::Library;
 use schloss_core::{ErrorCode, TenantId};
-use schloss_crypto::digest;
+use schloss_crypto::{Standing, digest};
+use schloss_kms::Vault;
 use tokio::sync::Semaphore;
 
 use crate::abroad::Met;
@@ -46,8 +47,8 @@ pub struct Tenant {
     pub met: Met,
     /// Bytes of requests this tenant may have in memory, in units of 1 KiB.
     pub request_memory: Arc<Semaphore>,
-    /// The tenant's KMS key was refused: its records are neither taken nor given until it is allowed again.
-    pub key_denied: AtomicBool,
+    /// Knows whether the tenant's KMS key may be used.
+    pub vault: Arc<Vault>,
     /// Asked for something since the last look at its key: only such tenants' keys are proved.
     pub active: AtomicBool,
 }
@@ -59,7 +60,24 @@ impl Tenant {
     /// KAFKA_STORAGE_ERROR, which clients retry, so that nothing they hold is lost.
     pub fn check_key(&self) -> Result<(), ErrorCode> {
         self.active.store(true, Ordering::Relaxed);
-        if self.key_denied.load(Ordering::Acquire) { Err(ErrorCode::KAFKA_STORAGE_ERROR) } else { Ok(()) }
+        match self.vault.tenant_standing(self.id.to_bytes()) {
+            Standing::Stopped => Err(ErrorCode::KAFKA_STORAGE_ERROR),
+            // A stale key is proved by the room that needs it.
+            Standing::Usable | Standing::Stale => Ok(()),
+        }
+    }
+
+    /// Proves the key when it was not proved lately, for what needs no key of its own: records still in memory.
+    ///
+    /// # Errors
+    /// As [`Tenant::check_key`].
+    pub async fn prove_key(&self) -> Result<(), ErrorCode> {
+        let tenant = self.id.to_bytes();
+        if self.vault.tenant_standing(tenant) == Standing::Stale {
+            // What it learns is judged below; an outage within the grace is no refusal.
+            drop(self.vault.probe_tenant(tenant).await);
+        }
+        self.check_key()
     }
 }
 
@@ -154,6 +172,11 @@ impl Tenancy {
     #[must_use]
     pub fn tenants(&self) -> Vec<Arc<Tenant>> {
         self.tenants.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Closes a tenant: its connections end, its logins are refused.
+    pub fn remove(&self, id: TenantId) -> Option<Arc<Tenant>> {
+        self.tenants.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
     }
 
     /// Adds an opened tenant.

@@ -65,7 +65,7 @@ impl Definition {
                 Ok(number) if (0.0..=1.0).contains(&number) => Ok(()),
                 _ => wrong("Value must be between 0 and 1"),
             },
-            Kind::String if !self.words.contains(&value) => {
+            Kind::String if !self.words.is_empty() && !self.words.contains(&value) => {
                 wrong(&format!("String must be one of: {}", self.words.join(", ")))
             }
             Kind::List if !self.words.is_empty() => {
@@ -123,7 +123,16 @@ const fn define(
     Definition { name, broker_name, kind, default, least, words, documentation }
 }
 
-/// Every topic setting of Kafka 4.x, in order of name.
+/// The setting that names a topic's own KMS key.
+pub const KMS_KEY: &str = "schloss.kms.key";
+
+/// The KMS key a topic names, if it does.
+#[must_use]
+pub fn kms_key(overrides: &Overrides) -> Option<std::sync::Arc<str>> {
+    overrides.get(KMS_KEY).filter(|key| !key.is_empty()).map(|key| key.as_str().into())
+}
+
+/// Every topic setting of Kafka 4.x and our own, in order of name.
 pub const DEFINITIONS: &[Definition] = &[
     define(
         "cleanup.policy",
@@ -352,6 +361,15 @@ pub const DEFINITIONS: &[Definition] = &[
         -1,
         &[],
         "Longest age of a record; -1 is no limit.",
+    ),
+    define(
+        KMS_KEY,
+        None,
+        Kind::String,
+        "",
+        0,
+        &[],
+        "The KMS key this topic's records are sealed under instead of the tenant's current one; one of the tenant's keys.",
     ),
     define(
         "segment.bytes",

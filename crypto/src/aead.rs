@@ -70,6 +70,17 @@ impl Root {
         Self(hkdf::Salt::new(hkdf::HKDF_SHA512, salt).extract(key.bytes()))
     }
 
+    /// The same with two input keys one after the other: without either there is nothing to open.
+    pub(crate) fn of_both(key: &DataKey, other: &DataKey, salt: &[u8]) -> Self {
+        let mut both = [0; 64];
+        let (first, second) = both.split_at_mut(32);
+        first.copy_from_slice(key.bytes());
+        second.copy_from_slice(other.bytes());
+        let root = Self(hkdf::Salt::new(hkdf::HKDF_SHA512, salt).extract(&both));
+        both.zeroize();
+        root
+    }
+
     fn expand(&self, label: &str) -> [u8; 32] {
         let mut out = [0; 32];
         let suite = SUITE.to_be_bytes();

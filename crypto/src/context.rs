@@ -29,6 +29,13 @@ pub enum Purpose {
     Index,
     /// Bodies of audit events.
     Audit,
+    /// Seals nothing: made and opened only to see whether the KMS still allows it.
+    Probe,
+    /// Seals one backup's manifest snapshot.
+    Backup {
+        /// The snapshot's id.
+        snapshot: [u8; 16],
+    },
 }
 
 impl Purpose {
@@ -41,6 +48,8 @@ impl Purpose {
             Self::Metadata { .. } => "metadata",
             Self::Index => "index",
             Self::Audit => "audit",
+            Self::Probe => "probe",
+            Self::Backup { .. } => "backup",
         }
     }
 }
@@ -79,7 +88,10 @@ impl EncryptionContext {
             Purpose::Metadata { generation } => {
                 put("generation", generation.to_string());
             }
-            Purpose::Index | Purpose::Audit => {}
+            Purpose::Backup { snapshot } => {
+                put("snapshot", hex(&snapshot));
+            }
+            Purpose::Index | Purpose::Audit | Purpose::Probe => {}
         }
         pairs
     }

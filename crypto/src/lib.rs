@@ -40,6 +40,8 @@ pub mod signing;
 pub mod testing;
 pub mod value;
 mod vault;
+#[cfg(test)]
+mod vectors;
 pub mod wal;
 
 pub use aead::SealError;
@@ -50,5 +52,5 @@ pub use segment::{
     FrameFacts, FrameRef, ObjectExpectation, SealedSegment, SegmentHeader, SegmentOpener, SegmentWriter,
 };
 pub use value::{IndexKey, open_value, seal_value};
-pub use vault::{Denial, KeyError, KeyVault, Outage, WrappedKey};
+pub use vault::{Denial, KeyError, KeyVault, Outage, Standing, WrappedKey};
 pub use wal::{EntryId, WalKeys};

@@ -8,20 +8,31 @@ use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// A 256-bit key. Wiped on drop; cannot be cloned, printed or serialised.
-#[derive(Zeroize, ZeroizeOnDrop)]
-pub struct DataKey([u8; 32]);
+///
+/// SECURITY: its bytes stay where they were put: a key that moves, as it does through every `await`, moves its pointer, and leaves no
+/// copy behind that nobody wipes.
+pub struct DataKey(Box<[u8; 32]>);
+
+impl Drop for DataKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl DataKey {
     /// A fresh key from the operating system's randomness.
     #[must_use]
     pub fn generate() -> Self {
-        Self(random_array())
+        let mut key = Self(Box::new([0; 32]));
+        random_bytes(&mut *key.0);
+        key
     }
 
     /// Takes over key bytes, wiping the caller's copy. For providers that hand out plain keys.
     #[must_use]
     pub fn take(bytes: &mut [u8; 32]) -> Self {
-        let key = Self(*bytes);
+        let mut key = Self(Box::new([0; 32]));
+        key.0.copy_from_slice(bytes);
         bytes.zeroize();
         key
     }
@@ -29,7 +40,7 @@ impl DataKey {
     /// Takes over key bytes of unknown length, wiping the caller's copy; `None` unless there are exactly 32.
     #[must_use]
     pub fn take_slice(bytes: &mut [u8]) -> Option<Self> {
-        let key = <[u8; 32]>::try_from(&*bytes).ok().map(Self);
+        let key = <&mut [u8; 32]>::try_from(&mut *bytes).ok().map(Self::take);
         bytes.zeroize();
         key
     }
@@ -37,9 +48,20 @@ impl DataKey {
     /// Stretches a passphrase by PBKDF2-HMAC-SHA-256.
     #[must_use]
     pub fn from_passphrase(passphrase: &[u8], salt: &[u8], iterations: std::num::NonZeroU32) -> Self {
-        let mut key = [0; 32];
-        ring::pbkdf2::derive(ring::pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, passphrase, &mut key);
-        Self::take(&mut key)
+        let mut key = Self(Box::new([0; 32]));
+        ring::pbkdf2::derive(ring::pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, passphrase, &mut *key.0);
+        key
+    }
+
+    /// A second copy, for a holder that must be able to drop its own at any time.
+    pub(crate) fn copy(&self) -> Self {
+        Self(self.0.clone())
+    }
+
+    /// A copy for a KMS that wraps what we made instead of making keys itself. Wiped on drop.
+    #[must_use]
+    pub fn expose(&self) -> zeroize::Zeroizing<[u8; 32]> {
+        zeroize::Zeroizing::new(*self.0)
     }
 
     /// The key bytes, for this room only.

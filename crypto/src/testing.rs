@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::value::{unwrap_key, wrap_key};
-use crate::{DataKey, Denial, EncryptionContext, KeyError, KeyVault, Outage, WrappedKey};
+use crate::{DataKey, Denial, EncryptionContext, KeyError, KeyVault, Outage, Standing, WrappedKey};
 
 const KEY_REF: &str = "test-key";
 
@@ -79,12 +79,17 @@ impl TestVault {
 
 #[async_trait::async_trait]
 impl KeyVault for TestVault {
-    async fn generate(&self, context: &EncryptionContext) -> Result<(Arc<DataKey>, WrappedKey), KeyError> {
+    async fn generate_under(
+        &self,
+        context: &EncryptionContext,
+        key_ref: Option<&str>,
+    ) -> Result<(Arc<DataKey>, WrappedKey), KeyError> {
         self.generated.fetch_add(1, Ordering::SeqCst);
         self.refuse(context)?;
         let key = DataKey::generate();
         let blob = wrap_key(&self.wrapping, &context.to_bytes(), &key);
-        Ok((Arc::new(key), WrappedKey { provider: "test".into(), key_ref: KEY_REF.into(), blob }))
+        let key_ref = key_ref.unwrap_or(KEY_REF).to_owned();
+        Ok((Arc::new(key), WrappedKey { provider: "test".into(), key_ref, blob }))
     }
 
     async fn open(&self, context: &EncryptionContext, wrapped: &WrappedKey) -> Result<Arc<DataKey>, KeyError> {
@@ -93,5 +98,25 @@ impl KeyVault for TestVault {
         unwrap_key(&self.wrapping, &context.to_bytes(), &wrapped.blob)
             .map(Arc::new)
             .map_err(|_| KeyError::ContextMismatch)
+    }
+
+    async fn rewrap(
+        &self,
+        context: &EncryptionContext,
+        wrapped: &WrappedKey,
+        key_ref: Option<&str>,
+    ) -> Result<Option<WrappedKey>, KeyError> {
+        self.refuse(context)?;
+        let key_ref = key_ref.unwrap_or(KEY_REF);
+        let moved = WrappedKey { key_ref: key_ref.to_owned(), ..wrapped.clone() };
+        Ok((wrapped.key_ref != key_ref).then_some(moved))
+    }
+
+    fn standing(&self, tenant: [u8; 16], _key_ref: &str) -> Standing {
+        if self.denied.lock().unwrap_or_else(PoisonError::into_inner).contains(&tenant) {
+            Standing::Stopped
+        } else {
+            Standing::Usable
+        }
     }
 }

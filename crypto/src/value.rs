@@ -112,12 +112,10 @@ mod tests {
     #[test]
     fn value_has_these_exact_bytes() {
         let sealed = seal_with_salt(&key(1), b"row 1", b"orders", [2; 32]);
-        let hex: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
-        // Computed by an independent program (Python, OpenSSL).
-        let expected = "\
-            0102020202020202020202020202020202020202020202020202020202020202027e52c4bf207df1fc9f6d8f96781d24\
-            739f349dc3263c771b199b6c9ae7ce686158925d3bc38df57987587c228bfe7015c06808366f96";
-        assert_eq!(hex, expected);
+        assert_eq!(crate::vectors::hex(&sealed), crate::vectors::vector("sealed-value"));
+        let binding = [b"topic-key".as_slice(), &[0x33; 16], &[0x77; 16]].concat();
+        let topic_key = seal_with_salt(&key(3), &binding, &[2; 32], [4; 32]);
+        assert_eq!(crate::vectors::hex(&topic_key), crate::vectors::vector("topic-key-file"));
     }
 
     #[test]

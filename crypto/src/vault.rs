@@ -1,4 +1,4 @@
-//! The seam between rooms that seal and rooms that hold a KMS: two verbs, two kinds of refusal.
+//! The seam between rooms that seal and rooms that hold a KMS: three verbs, two kinds of refusal.
 
 use std::sync::Arc;
 
@@ -12,13 +12,50 @@ pub trait KeyVault: Send + Sync {
     ///
     /// # Errors
     /// [`KeyError::Denied`] and [`KeyError::Unreachable`] are never to be confused: see there.
-    async fn generate(&self, context: &EncryptionContext) -> Result<(Arc<DataKey>, WrappedKey), KeyError>;
+    async fn generate(&self, context: &EncryptionContext) -> Result<(Arc<DataKey>, WrappedKey), KeyError> {
+        self.generate_under(context, None).await
+    }
+
+    /// The same under another KMS key of the tenant than its current one.
+    ///
+    /// # Errors
+    /// As [`KeyVault::generate`]; a key that is not the tenant's is denied.
+    async fn generate_under(
+        &self,
+        context: &EncryptionContext,
+        key_ref: Option<&str>,
+    ) -> Result<(Arc<DataKey>, WrappedKey), KeyError>;
 
     /// The plain form of a key made by [`KeyVault::generate`] under the same context.
     ///
     /// # Errors
     /// As `generate`, and [`KeyError::ContextMismatch`] or [`KeyError::Corrupt`].
     async fn open(&self, context: &EncryptionContext, wrapped: &WrappedKey) -> Result<Arc<DataKey>, KeyError>;
+
+    /// Wraps a key anew under `key_ref`, or the tenant's current KMS key; the plain key stays. `None` when it already is.
+    ///
+    /// # Errors
+    /// As [`KeyVault::open`].
+    async fn rewrap(
+        &self,
+        context: &EncryptionContext,
+        wrapped: &WrappedKey,
+        key_ref: Option<&str>,
+    ) -> Result<Option<WrappedKey>, KeyError>;
+
+    /// Whether keys that were opened with a KMS key may still be used. Rooms that hold on to a key ask before each use.
+    fn standing(&self, tenant: [u8; 16], key_ref: &str) -> Standing;
+}
+
+/// What is known of a KMS key, for those who hold keys it opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Proved lately, or unreachable within the grace: go on.
+    Usable,
+    /// Not proved lately: drop the key and open it anew, which proves it.
+    Stale,
+    /// Denied, or unreachable for too long: drop the key and serve nothing under it.
+    Stopped,
 }
 
 /// A data key as it may be stored: readable only by the KMS key that wrapped it.

@@ -37,7 +37,7 @@ impl WalKeys {
     /// From the tenant's epoch key.
     #[must_use]
     pub fn new(key: &DataKey) -> Self {
-        Self { key: DataKey::take(&mut { *key.bytes() }) }
+        Self { key: key.copy() }
     }
 
     /// Seals the whole of `buffer` in place and appends commitment and tag.
@@ -144,12 +144,7 @@ mod tests {
 
     #[test]
     fn section_has_these_exact_bytes() {
-        let hex: String = sealed().iter().map(|byte| format!("{byte:02x}")).collect();
-        // Computed by an independent program (Python, OpenSSL).
-        let expected = "\
-            9d69bcddfaa31c7bcecbdf7adf6bfe83efd7fc189138452e260cb754670f996e9b49b09f549f3c776d7c46a0a0b9f4f5\
-            7d13fcd293fe08";
-        assert_eq!(hex, expected);
+        assert_eq!(crate::vectors::hex(&sealed()), crate::vectors::vector("wal-section"));
     }
 
     #[test]

@@ -22,6 +22,8 @@ class NotReady(AssertionError):
 class Process:
     """One child process whose output is kept in a file and watched for facts."""
 
+    left = []  # every one, so that none outlives a fixture that failed half way
+
     def __init__(self, argv, log: Path, environment=None, cwd=None):
         self.log = log
         self._out = open(log, "ab")
@@ -29,6 +31,7 @@ class Process:
         self.started = time.monotonic()
         self.child = subprocess.Popen([str(a) for a in argv], stdout=self._out, stderr=subprocess.STDOUT,
                                       stdin=subprocess.DEVNULL, env={**os.environ, **(environment or {})}, cwd=cwd)
+        Process.left.append(self)
 
     def output(self) -> str:
         """What this very process printed (not its predecessors on the same log)."""

@@ -256,3 +256,11 @@ class SchlossDoor(Door):
         def found():
             return next((line for line in self.audit() if line not in mark and wanted(line)), None)
         return env.eventually(found, timeout=10, every=0.2, what="the audit event")
+
+    def audit_steps(self, numbers):
+        """{request id: what its event says besides the common fields} of refusals, all waited for."""
+        def found():
+            events = (json.loads(line)["event"] for line in self.audit())
+            seen = {e["api"]["request"]["uid"]: e["unmapped"] for e in events if (e.get("api") or {}).get("request", {}).get("uid") in numbers}
+            return seen if set(seen) == set(numbers) else None
+        return env.eventually(found, timeout=15, every=0.3, what="the audit events of all refusals")

@@ -78,6 +78,12 @@ class KmsSchloss(Schloss):
         assert done.returncode == 0, f"schloss {' '.join(map(str, arguments))} ended with {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
         return json.loads(done.stdout)
 
+    def audit_query(self):
+        """The lines of the audit log, opened with the cluster's KMS key."""
+        done = self.run("audit", "query", "--config", self.own_config, "--output", "json", environment=self.environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
     def objects(self, alias):
         """Segment objects of a tenant as they lie on the disk."""
         folder = self.data / "objects" / "seg" / self.tenants[alias]

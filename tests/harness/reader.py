@@ -1,7 +1,8 @@
 """Opens a segment object without Schloss: written from `broker/manual/formats.md` and the byte tables it names alone.
 
-In: the bytes of an object and its data key (or what unwraps it: the local keyring's files, or a KMS). Out: the record
-batches of every partition, as Kafka's clients sent them. Everything is checked on the way: commitment, tags, digest of the tags.
+In: the bytes of an object, its data key (or what unwraps it: the local keyring's files, or a KMS) and the keys of topics
+that have one of their own. Out: the record batches of every partition, as Kafka's clients sent them. Everything is checked
+on the way: commitment, tags, digest of the tags.
 
     python harness/reader.py OBJECT --keyring FILE --key-file FILE
 """
@@ -10,8 +11,11 @@ import base64
 import gzip
 import hashlib
 import json
+import sqlite3
 import struct
+import uuid
 from collections import namedtuple
+from contextlib import closing
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
@@ -22,7 +26,7 @@ SUITE, HEAD, TAG = 1, 4096, 16
 HEADER = struct.Struct(">8s 4H 32s 16s 16s 16s Q q I 16s 32s 16s")
 FIELDS = "magic version suite kind flags object_id cluster tenant segment writer_epoch created_ms frame_bytes_max key_id commit tag"
 Header = namedtuple("Header", FIELDS)
-Frame = namedtuple("Frame", "topic partition number position length first_offset last_offset max_timestamp")
+Frame = namedtuple("Frame", "topic partition keyed number position length first_offset last_offset max_timestamp")
 Wrapped = namedtuple("Wrapped", "provider key_ref blob")
 Record = namedtuple("Record", "offset key value headers")
 
@@ -100,6 +104,28 @@ class AwsKms:
         return self.client.decrypt(KeyId=wrapped.key_ref, CiphertextBlob=wrapped.blob, EncryptionContext=context)["Plaintext"]
 
 
+class TopicKeys:
+    """Keys of topics, from their folder: each sealed under its tenant's metadata key, which the manifest holds wrapped.
+    `unwrap(wrapped, context)` is a keyring's or a KMS's."""
+
+    def __init__(self, folder: Path, manifest: Path, unwrap):
+        self.folder, self.manifest, self.unwrap, self.metadata = folder, manifest, unwrap, {}
+
+    def metadata_key(self, cluster, tenant):
+        if tenant not in self.metadata:
+            with closing(sqlite3.connect(self.manifest)) as db:
+                generation, wrapped = db.execute("SELECT generation, wrapped FROM keys WHERE tenant = ? AND purpose = 'metadata' ORDER BY generation DESC", (tenant,)).fetchone()
+            self.metadata[tenant] = self.unwrap(parse_wrapped(wrapped), encryption_context(cluster, tenant, "metadata", generation=generation))
+        return self.metadata[tenant]
+
+    def of(self, header):
+        """The keys of an object's tenant, as `Segment.open` asks for them."""
+        def key(topic):
+            path = self.folder / account(header.tenant) / str(uuid.UUID(bytes=topic))
+            return open_value(self.metadata_key(header.cluster, header.tenant), b"topic-key" + header.tenant + topic, path.read_bytes()) if path.exists() else None
+        return key
+
+
 # The object
 
 
@@ -122,12 +148,11 @@ class Segment:
         h = self.header
         return encryption_context(h.cluster, h.tenant, "segment", segment=h.segment.hex())
 
-    def open(self, data_key):
-        """Checks header and footer; `index` is then what the footer holds."""
-        h = self.header
+    def open(self, data_key, topic_key=lambda topic: None):
+        """Checks header and footer; `index` is then what the footer holds. `topic_key(topic id)` gives a topic's own key."""
+        h, self.data_key, self.topic_key = self.header, data_key, topic_key
         must(derive(data_key, h.object_id, b"commit") == h.commit, "key commitment")
         must(AESGCM(derive(data_key, h.object_id, b"header")).decrypt(nonce(4, 0), h.tag, self.raw[:164]) == b"", "tag of the header")
-        self.frame_key = AESGCM(derive(data_key, h.object_id, b"frame"))
         footer_len, self.frame_count, magic = struct.unpack(">II8s", self.raw[-16:])
         must(magic == b"SCHLSEND", "last bytes of the object")
         self.footer_at = len(self.raw) - 16 - TAG - footer_len
@@ -158,7 +183,14 @@ class Segment:
         must(kind == (f.number == self.frame_count - 1), "kind of a frame")
         bound = (struct.pack(">H", SUITE) + self.header.object_id + self.header.tenant + f.topic
                  + struct.pack(">iIBIqq", f.partition, f.number, kind, plain_len, f.first_offset, f.last_offset))
-        return self.frame_key.decrypt(nonce(2 if kind else 1, f.number), sealed[5:], bound)
+        return self.frame_key(f).decrypt(nonce(2 if kind else 1, f.number), sealed[5:], bound)
+
+    def frame_key(self, f: Frame):
+        if not f.keyed:
+            return AESGCM(derive(self.data_key, self.header.object_id, b"frame"))
+        own = self.topic_key(f.topic)
+        must(own is not None, "the key of a topic")
+        return AESGCM(derive(self.data_key + own, self.header.object_id, b"topic-frame"))
 
     def batches(self):
         """(topic id, partition, batch bytes) of everything in the object."""
@@ -172,14 +204,19 @@ class Segment:
 
 
 def parse_index(raw):
-    """version 01 | partitions u32 | per partition: topic [16] | partition i32 | frames u32 | the frames."""
-    must(raw[:1] == b"\1", "version of the index")
+    """version | partitions u32 | per partition: topic [16] | partition i32 | keyed u8 (version 2) | frames u32 | the frames."""
+    version = raw[0]
+    must(version in (1, 2), "version of the index")
     (partitions,), at, frames = struct.unpack_from(">I", raw, 1), 5, []
     for _ in range(partitions):
-        topic, partition, count = struct.unpack_from(">16siI", raw, at)
-        at += 24
+        topic, partition = struct.unpack_from(">16si", raw, at)
+        keyed = raw[at + 20] if version == 2 else 0
+        must(keyed in (0, 1), "keyed in the index")
+        at += 20 + (version == 2)
+        count, = struct.unpack_from(">I", raw, at)
+        at += 4
         for _ in range(count):
-            frames.append(Frame(topic, partition, *struct.unpack_from(">IQIqqq", raw, at)))
+            frames.append(Frame(topic, partition, keyed, *struct.unpack_from(">IQIqqq", raw, at)))
             at += 40
     must(at == len(raw), "length of the index")
     return frames
@@ -248,15 +285,16 @@ def crc32c(raw):
 
 def main():
     import argparse
-    p = argparse.ArgumentParser(description="prints the records of a segment object, one JSON line each")
+    p = argparse.ArgumentParser(description="prints the records of a segment object of a stopped broker, one JSON line each")
     p.add_argument("object", type=Path)
-    p.add_argument("--keyring", type=Path)
-    p.add_argument("--key-file", type=Path)
-    p.add_argument("--data-key", help="64 hexadecimal digits, instead of a keyring")
+    p.add_argument("--keyring", type=Path, required=True)
+    p.add_argument("--key-file", type=Path, required=True)
+    p.add_argument("--manifest", type=Path, help="for topics with a key of their own")
+    p.add_argument("--topic-keys", type=Path, help="for topics with a key of their own")
     given = p.parse_args()
-    segment = Segment(given.object.read_bytes())
-    key = bytes.fromhex(given.data_key) if given.data_key else LocalKeyring(given.keyring, given.key_file).unwrap(segment.wrapped_key(), segment.context())
-    for topic, partition, batch in segment.open(key).batches():
+    keyring, segment = LocalKeyring(given.keyring, given.key_file), Segment(given.object.read_bytes())
+    topic_keys = TopicKeys(given.topic_keys, given.manifest, keyring.unwrap).of(segment.header) if given.topic_keys else lambda _: None
+    for topic, partition, batch in segment.open(keyring.unwrap(segment.wrapped_key(), segment.context()), topic_keys).batches():
         for r in records(batch):
             print(json.dumps({"topic": topic.hex(), "partition": partition, "offset": r.offset, "key": r.key and r.key.decode("utf-8", "replace"),
                               "value": r.value and r.value.decode("utf-8", "replace")}))

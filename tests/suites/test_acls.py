@@ -101,3 +101,27 @@ def test_every_change_is_in_the_audit_log_with_its_entry(b):
     acls(b, "--add", "--allow-principal", "User:producer", "--operation", "Write", "--topic", b.topic)
     done = b.run("audit", "query", "--dir", b.folder, "--class", "administration", "--action", "kafka-cluster:AlterCluster", "--output", "json")
     assert "ALLOW User:producer Write topic Literal" in done.stdout and b.topic in done.stdout
+
+
+def test_a_kafka_user_with_a_scram_password_is_judged_by_entries(b):
+    import confluent_kafka
+    from confluent_kafka.admin import ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+    tenant = b.organisation / "tenants/acme/tenant.toml"
+    tenant.write_text('kafka_users = ["outsider"]\n' + tenant.read_text())
+
+    def made():
+        change = UserScramCredentialUpsertion("outsider", ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 8192), b"open sesame")
+        return all(done.result() is None for done in clients.admin(b).alter_user_scram_credentials([change]).values())
+    env.eventually(made, timeout=10, what="the password")
+
+    def outcome():
+        told = []
+        p = confluent_kafka.Producer({"bootstrap.servers": f"acme.localhost:{b.port}", "security.protocol": "sasl_ssl", "sasl.mechanism": "SCRAM-SHA-512",
+                                      "sasl.username": "outsider", "sasl.password": "open sesame", "ssl.ca.location": str(b.client().ca), "log_level": 0,
+                                      "message.timeout.ms": 8000})
+        p.produce(b.topic, b"v", on_delivery=lambda e, m: told.append(e.code() if e else 0))
+        p.flush(10)
+        return told[0]
+    assert outcome() == 29
+    acls(b, "--add", "--allow-principal", "User:outsider", "--operation", "Write", "--operation", "Describe", "--topic", b.topic)
+    assert outcome() == 0

@@ -142,3 +142,21 @@ def test_tokens_survive_a_restart_and_their_secrets_stand_in_no_file(fresh):
     b.start()
     assert tokens(b)[made.token_id].hmac == made.hmac
     assert isinstance(made.issue_timestamp, datetime.datetime)
+
+
+def test_a_users_own_key_makes_tokens_and_temporary_credentials_do_not(fresh):
+    """A token would outlive the session and lose its limits."""
+    from harness import iam, login, sasl, sigv4
+    b = fresh()
+    iam.write(b, "tenants/acme/trust/maker.json", iam.trust(iam.trusting({"AWS": iam.user_arn(b, "producer")})))
+    iam.write(b, "tenants/acme/roles/maker.toml", 'policies = ["producer"]\ntrust = "maker"\n')
+    iam.settle(b)
+    own = iam.access_key(b, "producer")
+    role = iam.sts(b, own).assume_role(RoleArn=iam.role_arn(b, "maker"), RoleSessionName="s1")["Credentials"]
+    user = iam.sts(b, own).get_session_token()["Credentials"]
+    temporary = [login.Key(c["AccessKeyId"], c["SecretAccessKey"], c["SessionToken"]) for c in (role, user)]
+    for key, code in [(login.Key(*own), 0)] + [(key, 64) for key in temporary]:
+        with sasl.Sasl(b) as s:
+            assert s.iam(sigv4.payload(key)).code == sasl.OK
+            raw = s.call_raw(wire.build("create_delegation_token", 3, renewers=[], max_lifetime=60_000))
+            assert struct.unpack(">h", raw[1:3])[0] == code

@@ -205,3 +205,45 @@ def test_a_change_is_effective_on_a_live_connection_within_a_second(b, change):
         env.eventually(stopped, timeout=10, every=0.01, what="the change")
         took = time.monotonic() - begun
     assert took < 1.0, f"effective after {took:.2f} s"
+
+
+def test_break_glass_is_told_to_the_tenant_and_opened_by_its_operator_only(b):
+    granted = ("break-glass", "grant", "ticket-1", "--tenant", "acme", "--policy", "managed/auditor", "--reason", "lag that does not end", "--dir", b.folder)
+    iam(b, *granted, "--to", "somebody-else")
+    refused = b.run("iam", "break-glass", "open", "ticket-1", "--tenant", "acme", "--dir", b.folder)
+    assert refused.returncode == 1 and "no grant" in refused.stdout + refused.stderr
+    operator = operator_name(b)
+    iam(b, *granted, "--to", operator)
+    opened = json.loads(b.run("iam", "break-glass", "open", "ticket-1", "--tenant", "acme", "--dir", b.folder).stdout)
+    assert opened["role"] == "break-glass.ticket-1" and opened["session_token"]
+    assert "holds" in iam(b, "break-glass", "list", "--dir", b.folder).stdout
+    iam(b, "break-glass", "revoke", "ticket-1", "--tenant", "acme", "--dir", b.folder)
+    assert b.run("iam", "break-glass", "open", "ticket-1", "--tenant", "acme", "--dir", b.folder).returncode == 1
+    for action in ("Granted", "Opened", "Withdrawn"):
+        done = b.run("audit", "query", "--dir", b.folder, "--tenant", ACCOUNT, "--action", f"schloss:BreakGlass{action}", "--output", "json")
+        assert f"operator:{operator}" in done.stdout and "lag that does not end" in done.stdout, action
+
+
+def operator_name(b):
+    from cryptography import x509
+    certificate = x509.load_pem_x509_certificate((b.folder / "operator/cert.pem").read_bytes())
+    return certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value
+
+
+def test_a_break_glass_grant_ends_by_itself_on_a_live_connection(b):
+    import datetime
+    now = datetime.datetime.now(datetime.timezone.utc)
+    until = now + datetime.timedelta(seconds=4)
+    tenant = b.organisation / "tenants/acme"
+    (tenant / "break-glass").mkdir()
+    (tenant / "break-glass/t.toml").write_text(f'operator = "olga"\nreason = "r"\nfrom = "{now:%Y-%m-%dT%H:%M:%SZ}"\nuntil = "{until:%Y-%m-%dT%H:%M:%SZ}"\npolicies = ["managed/administrator"]\n')
+    rules = tenant / "certificates.toml"
+    rules.write_text(rules.read_text().replace('user = "auditor"', 'role = "break-glass.t"'))
+
+    def code():
+        with wire.Raw(b, "acme", "auditor") as raw:
+            return produce_code(raw, b.topic)
+    env.eventually(lambda: code() == 0, timeout=3, what="the grant")
+    with wire.Raw(b, "acme", "auditor") as raw:
+        assert produce_code(raw, b.topic) == 0
+        env.eventually(lambda: produce_code(raw, b.topic) == 29, timeout=10, what="its end")

@@ -52,17 +52,15 @@ def test_every_call_is_signed_and_names_its_tenant_and_purpose_in_the_encryption
     assert {c.caller for c in aws.kms.calls} == {aws.kms.root.arn} and not aws.kms.calls.count(outcome="InvalidSignatureException")
 
 
-def test_a_segment_opens_with_its_key_from_the_kms_and_the_documentation(aws, name):
+def test_a_segment_opens_with_its_keys_from_the_kms_and_the_documentation(aws, name):
     topic = clients.create_topic(aws, name("read"))
     clients.produce_librdkafka(aws, topic, [("k", f"{topic} {i}") for i in range(10)])
-
-    def values():
-        found = []
-        for p in aws.data.rglob("*"):
-            if p.is_file() and p.open("rb").read(8) == b"SCHLSEG1":
-                s = reader.Segment(p.read_bytes())
-                s.open(reader.AwsKms(aws.kms.boto()).unwrap(s.wrapped_key(), s.context()))
-                found += [r.value.decode() for _, _, batch in s.batches() for r in reader.records(batch)]
-        return {v for v in found if v.startswith(topic)}
-
-    env.eventually(lambda: values() == {f"{topic} {i}" for i in range(10)}, what="the records in a segment")
+    env.eventually(lambda: aws.metric("schloss_tail_bytes") == 0, what="the records in a segment")
+    assert aws.stop() == 0
+    found, unwrap = [], reader.AwsKms(aws.kms.boto()).unwrap
+    for path in aws.objects("acme"):
+        s = reader.Segment(path.read_bytes())
+        s.open(unwrap(s.wrapped_key(), s.context()), reader.TopicKeys(aws.folder / "data-topic-keys", aws.data / "manifest.db", unwrap).of(s.header))
+        found += [r.value.decode() for _, _, batch in s.batches() for r in reader.records(batch)]
+    aws.start()
+    assert [v for v in found if v.startswith(topic)] == [f"{topic} {i}" for i in range(10)]

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import struct
 import subprocess
+import uuid
 
 import confluent_kafka
 import pytest
@@ -351,6 +352,34 @@ def test_an_edit_beyond_one_topic_is_refused_with_advice(ground, mutation):
 @pytest.mark.parametrize("mutation", EMPTY)
 def test_an_edit_that_changes_nothing_true_serves_everything(ground, mutation):
     assert fate(ground, EMPTY[mutation])[0] == {"right"}
+
+
+def key_file(g, name, tenant="acme"):
+    return g.broker.folder / "data-topic-keys" / g.broker.tenants[tenant] / str(uuid.UUID(bytes=g.ids[tenant, name]))
+
+
+TOPIC_KEYS = {
+    "a bit flipped": lambda g, f: f.write_bytes(f.read_bytes()[:-1] + bytes([f.read_bytes()[-1] ^ 1])),
+    "cut": lambda g, f: f.write_bytes(f.read_bytes()[:50]),
+    "another topic's": lambda g, f: shutil.copyfile(key_file(g, "untouched"), f),
+    "another tenant's": lambda g, f: shutil.copyfile(key_file(g, "theirs", "globex"), f),
+    "taken away": lambda g, f: f.unlink(),
+}
+
+
+@pytest.mark.parametrize("change", TOPIC_KEYS)
+def test_a_topics_key_altered_exchanged_or_gone_opens_nothing_of_that_topic(ground, change):
+    g, path = ground, key_file(ground, "other")
+    kept = path.read_bytes()
+    g.restore()
+    TOPIC_KEYS[change](g, path)
+    try:
+        g.broker.start()
+        assert g.judge(["other", "untouched"]) == {"other": "refused", "untouched": "right"}
+    finally:
+        if g.broker.running():
+            g.broker.kill()
+        path.write_bytes(kept)
 
 
 def test_an_older_manifest_over_newer_objects_serves_the_truth_or_nothing(ground):

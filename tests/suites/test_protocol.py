@@ -9,7 +9,7 @@ import pytest
 from harness import clients, wire
 from suites.test_idempotence import batch, produce_raw
 
-APIS = sorted(wire.NAME_OF[k] for k in (0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 21, 22, 23, 29, 30, 31, 32, 33, 35, 37, 38, 39, 40, 41, 42, 44, 47, 50, 51, 60, 75))
+APIS = sorted(wire.NAME_OF[k] for k in (0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19, 20, 21, 22, 23, 29, 30, 31, 32, 33, 35, 37, 38, 39, 40, 41, 42, 44, 47, 48, 50, 51, 60, 75))
 # The newest version each API's current clients negotiate; a broker offering less would make them step down.
 # One below that, because kafka-protocol 0.18 goes no further: ListOffsets, OffsetCommit, OffsetFetch, DescribeLogDirs.
 NEWEST = {"produce": 13, "fetch": 18, "list_offsets": 10, "metadata": 13, "offset_commit": 9, "offset_fetch": 9, "find_coordinator": 6, "join_group": 9,

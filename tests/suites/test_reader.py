@@ -42,7 +42,8 @@ def written(tmp_path_factory):
             texts = [(f"key {i}", secrets.token_hex(size // 2)) for i in range(60)]
             clients.produce_librdkafka(b, topic, texts, codec=codec, tenant=tenant)
             produced[topic_id(b, topic, tenant)] = (tenant, texts)
-    env.eventually(lambda: sum(len(read(b, p)) for p in segments(b)) == 6 * 60, timeout=30, what="every record in a segment")
+    tail = re.compile(r"(?m)^schloss_\w*tail_bytes\S* ([0-9.]+)")
+    env.eventually(lambda: float(tail.search(b.admin_get("/metrics")[1]).group(1)) == 0, timeout=30, what="every record in a segment")
     assert b.stop() == 0
     yield b, produced
     shutil.rmtree(b.folder, ignore_errors=True)
@@ -50,9 +51,16 @@ def written(tmp_path_factory):
 
 def read(b, path):
     """[(topic id, partition, Record)] of one object, its key unwrapped with the local keyring."""
+    return [(topic, partition, r) for topic, partition, batch in opened(b, path).batches() for r in reader.records(batch)]
+
+
+def opened(b, path):
     s = reader.Segment(path.read_bytes())
-    key = keyring(b).unwrap(s.wrapped_key(), s.context())
-    return [(topic, partition, r) for topic, partition, batch in s.open(key).batches() for r in reader.records(batch)]
+    return s.open(keyring(b).unwrap(s.wrapped_key(), s.context()), topic_keys(b).of(s.header))
+
+
+def topic_keys(b):
+    return reader.TopicKeys(b.folder / "data-topic-keys", b.data / "manifest.db", keyring(b).unwrap)
 
 
 def keyring(b):
@@ -75,30 +83,39 @@ def test_a_header_names_tenant_cluster_and_its_own_file(written):
     b, produced = written
     clusters = set()
     for path in segments(b):
-        s = reader.Segment(path.read_bytes())
+        s = opened(b, path)
         assert path.name == s.header.object_id.hex()
-        key = keyring(b).unwrap(s.wrapped_key(), s.context())
-        tenants = {produced[topic][0] for topic, _, _ in s.open(key).batches()}
+        tenants = {produced[topic][0] for topic, _, _ in s.batches()}
         assert tenants == {t for t, number in b.tenants.items() if number == reader.account(s.header.tenant)}
         clusters.add(s.header.cluster)
     assert len(clusters) == 1
 
 
-def test_the_fixed_bytes_in_the_unit_tests_open_by_the_documentation():
-    """Reader and writer agree on one object that never changes, so neither can drift with the other."""
-    source = (env.TREE / "crypto/src/segment/tests.rs").read_text()
-    head, rest = (bytes.fromhex(re.sub(r"[^0-9a-f]", "", re.search(rf'const {n}: &str = "(.*?)"', source, re.S).group(1))) for n in ("HEAD_HEX", "REST_HEX"))
-    s = reader.Segment(head.ljust(4096, b"\0") + rest).open(b"\1" * 32)
+def vector(name):
+    """The bytes of a vector of the manual's page of formats; the unit tests of `crypto` compare the same ones with the code."""
+    text = re.search(rf"```vector {name}\n(.*?)```", (env.TREE / "broker/manual/formats.md").read_text(), re.S).group(1)
+    return bytes.fromhex("".join(line for line in text.splitlines() if re.fullmatch(r"[0-9a-f]+", line)))
+
+
+def test_the_vectors_of_the_manual_open_by_the_manual():
+    """Reader and writer agree on bytes that never change, so neither can drift with the other."""
+    s = reader.Segment(vector("segment-head").ljust(4096, b"\0") + vector("segment-rest")).open(b"\1" * 32)
     assert s.wrapped_key() == reader.Wrapped("local", "k", b"\1\2\3") and s.index == b"the index"
-    frames = [reader.Frame(b"\x77" * 16, 0, n, *where, n * 10, n * 10 + 9, 0) for n, where in enumerate([(4096, 32), (4128, 27), (4155, 35)])]
+    frames = [reader.Frame(b"\x77" * 16, 0, 0, n, *where, n * 10, n * 10 + 9, 0) for n, where in enumerate([(4096, 32), (4128, 27), (4155, 35)])]
     assert [s.plaintext(f) for f in frames] == [b"first frame", b"second", b"third and last"]
+    s.topic_key, s.frame_count, own = lambda topic: b"\2" * 32, 1, vector("topic-frame")
+    s.raw = s.raw[:4096] + own
+    assert s.plaintext(reader.Frame(b"\x77" * 16, 0, 1, 0, 4096, len(own), 0, 9, 0)) == b"only frame"
+    assert reader.open_value(b"\1" * 32, b"row 1", vector("sealed-value")) == b"orders"
+    assert reader.open_value(b"\3" * 32, b"topic-key" + b"\x33" * 16 + b"\x77" * 16, vector("topic-key-file")) == b"\2" * 32
 
 
 def test_the_reader_is_a_command(written):
     b, _ = written
     path = segments(b)[0]
     folder, = {p.parent for p in b.folder.rglob("keyring.key")}
-    done = subprocess.run([sys.executable, reader.__file__, path, "--keyring", folder / "keyring", "--key-file", folder / "keyring.key"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, reader.__file__, path, "--keyring", folder / "keyring", "--key-file", folder / "keyring.key",
+                           "--manifest", b.data / "manifest.db", "--topic-keys", b.folder / "data-topic-keys"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len([json.loads(line) for line in done.stdout.splitlines()]) == len(read(b, path))
 
@@ -118,11 +135,11 @@ def test_the_reader_refuses_every_flipped_bit_it_is_shown(written):
     b, _ = written
     path = min(segments(b), key=lambda p: p.stat().st_size)
     raw, s = path.read_bytes(), reader.Segment(path.read_bytes())
-    key = keyring(b).unwrap(s.wrapped_key(), s.context())
+    key, own = keyring(b).unwrap(s.wrapped_key(), s.context()), topic_keys(b).of(s.header)
     rng = random.Random(7)
     places = [*range(180), *rng.sample(range(4096, len(raw)), min(200, len(raw) - 4096)), *range(len(raw) - 32, len(raw))]
     for at in places:
         spoiled = bytearray(raw)
         spoiled[at] ^= 1 << rng.randrange(8)
         with pytest.raises((reader.Refused, cryptography.exceptions.InvalidTag, struct.error)):
-            list(reader.Segment(bytes(spoiled)).open(key).batches())
+            list(reader.Segment(bytes(spoiled)).open(key, own).batches())

@@ -47,9 +47,11 @@ def test_librdkafkas_admin_client_sets_tells_and_deletes(b, user):
     assert told(b, user) == [("SCRAM-SHA-512", 4096)]
 
 
-def test_kafka_configs_sets_a_password(b, user):
+def test_kafka_configs_sets_a_password_and_shows_that_it_is_there(b, user):
     clients.java(b, "kafka.admin.ConfigCommand", "--alter", "--entity-type", "users", "--entity-name", user, "--add-config", "SCRAM-SHA-256=[iterations=8192,password=secret-of-java]")
     assert told(b, user) == [("SCRAM-SHA-256", 8192)]
+    shown = clients.java(b, "kafka.admin.ConfigCommand", "--describe", "--entity-type", "users", "--entity-name", user)
+    assert "SCRAM-SHA-256=iterations=8192" in str(shown)
 
 
 def test_the_command_sets_lists_and_deletes(b, user):

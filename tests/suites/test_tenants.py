@@ -54,14 +54,41 @@ MATRIX = {
     "delete topic by name": lambda n, i: wire.build("delete_topics", 5, timeout=5000, topic_names=[n]),
     "delete group": lambda n, i: wire.build("delete_groups", 2, groups_names=[n]),
 }
+ACL_FILTER = dict(pattern_type_filter=1, operation=1, permission_type=1)
+MATRIX |= {
+    "describe acls of the topic": lambda n, i: wire.build("describe_acls", 3, resource_type_filter=2, resource_name_filter=n, **ACL_FILTER),
+    "delete acls of the topic": lambda n, i: wire.build("delete_acls", 3, filters=[dict(resource_type_filter=2, resource_name_filter=n, **ACL_FILTER)]),
+    "create an acl of the topic": lambda n, i: wire.build("create_acls", 3, creations=[dict(resource_type=2, resource_name=n, resource_pattern_type=3, principal="User:" + n, host="*", operation=3, permission_type=3)]),
+    "find a transaction's coordinator": lambda n, i: wire.build("find_coordinator", 4, key_type=1, coordinator_keys=[n]),
+    "produce in a transaction": lambda n, i: wire.build("produce", 9, transactional_id=n, acks=-1, timeout=5000, topic_data=[dict(name=OWN, partition_data=[dict(index=0, records=batch())])]),
+    "describe scram users": lambda n, i: wire.build("describe_user_scram_credentials", 0, users=[dict(name=n)]),
+    "alter scram users": lambda n, i: wire.build("alter_user_scram_credentials", 0, deletions=[dict(name=n, mechanism=1)]),
+    "describe delegation tokens": lambda n, i: wire.build("describe_delegation_token", 3, owners=[dict(principal_type="User", principal_name=n)]),
+    "expire a delegation token": lambda n, i: wire.build("expire_delegation_token", 2, hmac=n.encode(), expiry_time_period=-1),
+    "renew a delegation token": lambda n, i: wire.build("renew_delegation_token", 2, hmac=n.encode(), renew_period=1000),
+}
 # Rows whose answer rightly tells nothing even about the own thing.
-SAME_FOR_OWN = {"heartbeat", "leave group", "sync group", "find coordinator"}
+SAME_FOR_OWN = {"describe acls of the topic", "delete acls of the topic", "create an acl of the topic", "find a transaction's coordinator",
+                "produce in a transaction", "describe scram users", "alter scram users", "describe delegation tokens",
+                "expire a delegation token", "renew a delegation token", "heartbeat", "leave group", "sync group", "find coordinator"}
 MATRIX |= {
     "find coordinator": lambda n, i: wire.build("find_coordinator", 4, key_type=0, coordinator_keys=[n]),
     "heartbeat": lambda n, i: wire.build("heartbeat", 4, group_id=n, generation_id=1, member_id="no-such-member"),
     "leave group": lambda n, i: wire.build("leave_group", 5, group_id=n, members=[dict(member_id="no-such-member")]),
     "sync group": lambda n, i: wire.build("sync_group", 5, group_id=n, generation_id=1, member_id="no-such-member"),
 }
+
+
+# APIs that name no thing of a tenant, or have tests of their own: JoinGroup, ListGroups, SaslHandshake, ApiVersions, InitProducerId,
+# SaslAuthenticate, CreateDelegationToken, DescribeClientQuotas, DescribeCluster, telemetry.
+NAMES_NOTHING = {11, 16, 17, 18, 22, 36, 38, 48, 60, 71, 72}
+
+
+def test_every_advertised_api_is_in_the_matrix_or_said_to_name_nothing(broker):
+    with wire.Raw(broker, "globex") as raw:
+        advertised = set(raw.api_versions())
+    covered = {int(request(OWN, uuid.UUID(int=1)).__api_key__) for request in MATRIX.values()}
+    assert advertised - covered - NAMES_NOTHING == set()
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,15 @@
 //! Puts an organisation together from its files.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use casbin::{DefaultRoleManager, RoleManager};
 
 use super::authentication::{self, Authentication};
+use super::break_glass::{self, BreakGlass};
 use super::people::{CertificateRule, Shows};
 use super::tables::{Table, TomlFile};
-use super::{Identity, MANAGED, Organisation, POLICY_NODE, SharedTopic, Tenant};
+use super::{Identity, MANAGED, Organisation, POLICY_NODE, SharedTopic, Tenant, TenantKms};
 use crate::arn::{AccountId, ClusterArn};
 use crate::finding::{Finding, Findings, Problem, Severity};
 use crate::json::Position;
@@ -82,7 +83,9 @@ impl<'a> Loading<'a> {
             let fits = match parts.as_slice() {
                 ["organisation.toml"] | ["tenants", _, "tenant.toml" | "certificates.toml" | "mounts.toml"] => true,
                 ["guardrails" | "resource-controls", file] => file.ends_with(".json"),
-                ["tenants", _, "users" | "roles" | "groups" | "issuers", file] => file.ends_with(".toml"),
+                ["tenants", _, "users" | "roles" | "groups" | "issuers" | "break-glass", file] => {
+                    file.ends_with(".toml")
+                }
                 ["tenants", _, "policies" | "trust" | "cluster-policies", file] => file.ends_with(".json"),
                 _ => !path.ends_with(".toml") && !path.ends_with(".json"),
             };
@@ -196,7 +199,7 @@ impl<'a> Loading<'a> {
         let trust = self.policies(&format!("{folder}trust/"), DocumentKind::Trust);
         let cluster_policies = self.policies(&format!("{folder}cluster-policies/"), DocumentKind::Resource);
         let about = self.toml(&file, |table| read_tenant(table, alias))?;
-        let (account, cluster, hosts, kms_key, client_ca, fingerprints) = about?;
+        let (account, cluster, hosts, kms, client_ca, fingerprints) = about?;
         for (at, host) in &hosts {
             if let Some(other) = self.hosts.insert(host.clone(), account) {
                 let problem =
@@ -217,10 +220,12 @@ impl<'a> Loading<'a> {
         }
         let group_names: Vec<&str> = groups.iter().map(|(name, _, _)| *name).collect();
         let users = self.people(&folder, "user", account, &policies, &group_names, &trust);
-        let roles = self.people(&folder, "role", account, &policies, &group_names, &trust);
+        let mut roles = self.people(&folder, "role", account, &policies, &group_names, &trust);
+        let break_glass = self.break_glass(&folder, account, &mut policies, &mut roles);
         let certificates = self.certificates(&folder, &users, &roles);
         let mounts = Arc::new(self.mounts(&folder, account));
         let access = self.toml(&file, read_access).unwrap_or_default();
+        let kafka_users = self.toml(&file, |table| read_kafka_users(table, &users)).unwrap_or_default();
         let issuers = self.folder(&format!("{folder}issuers/"), ".toml");
         let issuers = issuers
             .into_iter()
@@ -234,7 +239,7 @@ impl<'a> Loading<'a> {
             alias,
             cluster,
             hosts,
-            kms_key,
+            kms,
             client_ca,
             users,
             roles,
@@ -242,6 +247,8 @@ impl<'a> Loading<'a> {
             cluster_policies,
             certificates,
             mounts,
+            break_glass,
+            kafka_users,
             suspended: access.0,
             authentication: access.1,
             issuers,
@@ -266,7 +273,7 @@ impl<'a> Loading<'a> {
         for (name, path, _) in self.folder(&format!("{folder}{word}s/"), ".toml") {
             let node = format!("{word}:{name}");
             let domain = account.to_string();
-            if !is_name(name) {
+            if !is_name(name) || name.starts_with(break_glass::ROLE_PREFIX) {
                 let problem = Problem::BadValue {
                     value: name.into(),
                     expected: "name (letters, digits and `+=,.@_-`, at most 64)",
@@ -345,6 +352,38 @@ impl<'a> Loading<'a> {
         for link in links {
             self.graph.add_link(node, &link, Some(&domain));
         }
+    }
+
+    /// Each grant as a role with its policies and one that boxes it in time.
+    fn break_glass(
+        &mut self,
+        folder: &str,
+        account: AccountId,
+        policies: &mut BTreeMap<Box<str>, Attached>,
+        roles: &mut BTreeMap<Box<str>, Identity>,
+    ) -> Vec<BreakGlass> {
+        let mut grants = Vec::new();
+        for (id, path, _) in self.folder(&format!("{folder}break-glass/"), ".toml") {
+            let known = ["operator", "reason", "from", "until", "policies"];
+            let Some(read) = self.toml(path, |table| break_glass::read(table, id)).flatten() else { continue };
+            let role = read.grant.role();
+            if !is_name(&role) || roles.contains_key(&*role) {
+                let problem = Problem::BadValue { value: id.into(), expected: "name of a grant of its own" };
+                self.in_file(path, |f| f.add(Position::START, problem));
+                continue;
+            }
+            self.member(path, account, &format!("role:{role}"), &known, folder, policies);
+            let name: Arc<str> = format!("break-glass/{id}").into();
+            let text = break_glass::time_box(&read.from, &read.until);
+            let Some(document) = self.library.compile(DocumentKind::Identity, &name, &text, &mut self.findings) else {
+                continue;
+            };
+            policies.insert(name.as_ref().into(), Attached { name: Arc::clone(&name), document });
+            self.graph.add_link(&format!("role:{role}"), &format!("{POLICY_NODE}{name}"), Some(&account.to_string()));
+            roles.insert(role.into(), Identity::default());
+            grants.push(read.grant);
+        }
+        grants
     }
 
     /// Topics of other tenants under names of this one's.
@@ -433,7 +472,19 @@ impl<'a> Loading<'a> {
 }
 
 type AboutTenant =
-    (AccountId, ClusterArn, Vec<(Position, Box<str>)>, Box<str>, Option<Box<str>>, Vec<(Position, [u8; 32])>);
+    (AccountId, ClusterArn, Vec<(Position, Box<str>)>, TenantKms, Option<Box<str>>, Vec<(Position, [u8; 32])>);
+
+/// Ten minutes more than the longest grace a broker may have.
+const GRACE_SECONDS_MAX: i64 = 86_400;
+
+fn read_kms(table: &mut Table<'_, '_, '_>) -> Option<TenantKms> {
+    let key = table.required("kms_key").map(|(_, key)| key.into());
+    let keys = table.texts("kms_keys").into_iter().map(|(_, key)| key.into()).collect();
+    let outage_grace_seconds = table.whole("kms_outage_grace_seconds", 0, GRACE_SECONDS_MAX);
+    let role = table.text("kms_role").map(|(_, role)| role.into());
+    let external_id = table.text("kms_external_id").map(|(_, id)| id.into());
+    Some(TenantKms { key: key?, keys, outage_grace_seconds, role, external_id })
+}
 
 fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant> {
     table.only(&[
@@ -441,8 +492,13 @@ fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant
         "alias",
         "hosts",
         "kms_key",
+        "kms_keys",
+        "kms_outage_grace_seconds",
+        "kms_role",
+        "kms_external_id",
         "client_ca",
         "client_ca_sha256",
+        "kafka_users",
         "cluster",
         "suspended",
         "authentication",
@@ -465,7 +521,7 @@ fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant
             table.findings.add(at, Problem::BadValue { value: host.into(), expected: "host name" });
         }
     }
-    let kms_key = table.required("kms_key").map(|(_, key)| key.into());
+    let kms = read_kms(table);
     let client_ca = table.text("client_ca").map(|(_, file)| file.into());
     let mut fingerprints = Vec::new();
     for (at, text) in table.texts("client_ca_sha256") {
@@ -498,13 +554,27 @@ fn read_tenant(table: &mut Table<'_, '_, '_>, alias: &str) -> Option<AboutTenant
     let account = account?;
     let (name, uuid, region, partition) = cluster?;
     let cluster = ClusterArn { partition: partition?, region: region?, account, name: name?, uuid: uuid? };
-    Some((account, cluster, hosts, kms_key?, client_ca, fingerprints))
+    Some((account, cluster, hosts, kms?, client_ca, fingerprints))
 }
 
 /// Whether the tenant is suspended, and how its connections may log in.
 fn read_access(table: &mut Table<'_, '_, '_>) -> (bool, Authentication) {
     let authentication = table.table("authentication", false, |table| Some(authentication::read(table)));
     (table.truth("suspended", false), authentication.unwrap_or_default())
+}
+
+/// Names with SCRAM passwords that are Kafka's own principals; an IAM user cannot be one as well.
+fn read_kafka_users(table: &mut Table<'_, '_, '_>, users: &BTreeMap<Box<str>, Identity>) -> BTreeSet<Box<str>> {
+    let mut names = BTreeSet::new();
+    for (at, name) in table.texts("kafka_users") {
+        if users.contains_key(name) {
+            let problem = Problem::Duplicate { kind: "user", name: name.into(), other: "users/".into() };
+            table.findings.add(at, problem);
+        } else if !names.insert(name.into()) {
+            table.findings.add(at, Problem::Repeated { name: name.into() });
+        }
+    }
+    names
 }
 
 type Form = fn(Box<str>) -> Shows;

@@ -13,7 +13,7 @@ impl Organisation {
         match (name.service, name.rest.split_once('/')?) {
             ("iam", ("user", user)) => tenant.user(user),
             ("iam", ("role", role)) => tenant.role(role, ""),
-            ("iam", ("kafka-user", name)) => Some(tenant.kafka_user(name)),
+            ("iam", ("kafka-user", name)) => tenant.has_kafka_user(name).then(|| tenant.kafka_user(name)),
             ("sts", ("assumed-role", session)) => {
                 let (role, session) = session.split_once('/')?;
                 tenant.role(role, session)
@@ -36,5 +36,19 @@ impl Tenant {
     pub fn kafka_user(&self, name: &str) -> Principal {
         let kind = PrincipalKind::Kafka { name: name.into() };
         Principal { account: self.account, partition: self.cluster.partition.clone(), kind }
+    }
+
+    /// Whether the files say who `User:NAME` is: a name with a SCRAM password, or a certificate.
+    #[must_use]
+    pub fn has_kafka_user(&self, name: &str) -> bool {
+        let mapped = |rule: &super::people::CertificateRule| rule.kafka_user.as_deref() == Some(name);
+        self.kafka_users.contains(name) || self.certificates.iter().any(mapped)
+    }
+
+    /// Whom a SCRAM name stands for: an IAM user, or one of `kafka_users`.
+    #[must_use]
+    pub fn scram_principal(&self, name: &str) -> Option<Principal> {
+        let kafka = || self.kafka_users.contains(name).then(|| self.kafka_user(name));
+        self.user(name).or_else(kafka)
     }
 }

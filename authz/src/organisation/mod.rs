@@ -6,13 +6,15 @@
 //! organisation.toml                         id, guardrails (levels of names), resource_controls
 //! guardrails/<name>.json                    service control policies
 //! resource-controls/<name>.json             resource control policies
-//! tenants/<alias>/tenant.toml               account, [cluster], hosts, kms_key, client_ca
+//! tenants/<alias>/tenant.toml               account, [cluster], hosts, kms_key and what belongs to it, client_ca,
+//!                                           kafka_users,
 //!                                           suspended, [authentication] (see `authentication`)
 //! tenants/<alias>/issuers/<name>.toml       identity providers whose tokens are taken
 //! tenants/<alias>/users/<name>.toml         groups, policies, boundary, [tags]
 //! tenants/<alias>/roles/<name>.toml         policies, boundary, trust, max_session_duration, [tags]
 //! tenants/<alias>/groups/<name>.toml        policies
 //! tenants/<alias>/certificates.toml         [[certificate]] common_name|subject|uri|dns|email -> user|role|kafka_user
+//! tenants/<alias>/break-glass/<id>.toml     operator, reason, from, until, policies
 //! tenants/<alias>/mounts.toml               [[mount]] name, topic: another tenant's topic under a name of one's own
 //! tenants/<alias>/policies/<name>.json      identity policies and boundaries
 //! tenants/<alias>/trust/<name>.json         trust policies
@@ -26,19 +28,21 @@
 //! - Accounts, aliases, host names and client CAs are unique over all tenants.
 
 mod authentication;
+mod break_glass;
 mod load;
 mod lookup;
 mod managed;
 mod people;
 mod tables;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
 use casbin::{DefaultRoleManager, RoleManager};
 
 pub use authentication::{Authentication, Issuer, MECHANISMS};
+pub use break_glass::BreakGlass;
 pub use managed::MANAGED;
 pub use people::{CertificateFacts, IdentifyError, Principal, PrincipalKind};
 
@@ -69,7 +73,7 @@ pub struct Tenant {
     alias: Box<str>,
     cluster: ClusterArn,
     hosts: Vec<Box<str>>,
-    kms_key: Box<str>,
+    kms: TenantKms,
     client_ca: Option<Box<str>>,
     users: BTreeMap<Box<str>, Identity>,
     roles: BTreeMap<Box<str>, Identity>,
@@ -77,6 +81,8 @@ pub struct Tenant {
     cluster_policies: Vec<Attached>,
     certificates: Vec<CertificateRule>,
     mounts: Arc<BTreeMap<Box<str>, SharedTopic>>,
+    break_glass: Vec<BreakGlass>,
+    kafka_users: BTreeSet<Box<str>>,
     suspended: bool,
     authentication: Authentication,
     issuers: Vec<Issuer>,
@@ -103,6 +109,21 @@ impl SharedTopic {
         let name = parts.nth(2).filter(|name| is_topic && !name.is_empty())?;
         Some(Self { owner: split.account.parse().ok()?, name: name.into(), arn: arn.into() })
     }
+}
+
+/// A tenant's KMS keys, as its file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantKms {
+    /// `kms_key`: wraps what is new.
+    pub key: Box<str>,
+    /// `kms_keys`: may open what they wrapped, and wrap for topics that name them.
+    pub keys: Vec<Box<str>>,
+    /// `kms_outage_grace_seconds`: instead of the broker's own grace.
+    pub outage_grace_seconds: Option<u64>,
+    /// `kms_role`: assumed to use the keys (AWS).
+    pub role: Option<Box<str>>,
+    /// `kms_external_id`: sent when the role is assumed.
+    pub external_id: Option<Box<str>>,
 }
 
 /// What a user or role has besides its policies.
@@ -144,7 +165,13 @@ impl Tenant {
     /// The KMS key its data keys are wrapped by.
     #[must_use]
     pub fn kms_key(&self) -> &str {
-        &self.kms_key
+        &self.kms.key
+    }
+
+    /// Everything said about its KMS keys.
+    #[must_use]
+    pub fn kms(&self) -> &TenantKms {
+        &self.kms
     }
 
     /// The file of the CA that vouches for its clients, as written.
@@ -175,6 +202,12 @@ impl Tenant {
     #[must_use]
     pub fn cluster_policies(&self) -> &[Attached] {
         &self.cluster_policies
+    }
+
+    /// Operators' time-boxed access to it, past and future grants included while their files are there.
+    #[must_use]
+    pub fn break_glass(&self) -> &[BreakGlass] {
+        &self.break_glass
     }
 
     /// Topics of other tenants under names that look like its own.
@@ -216,7 +249,7 @@ impl Tenant {
         match kind {
             PrincipalKind::User { name } => self.user(name),
             PrincipalKind::Role { name, session } => self.role(name, session),
-            PrincipalKind::Kafka { name } => Some(self.kafka_user(name)),
+            PrincipalKind::Kafka { name } => self.has_kafka_user(name).then(|| self.kafka_user(name)),
         }
     }
 

@@ -113,6 +113,20 @@ impl<'d, 'l> Table<'d, '_, 'l> {
         self.text(name)
     }
 
+    /// A whole number within bounds, when there.
+    pub fn whole(&mut self, name: &str, least: i64, most: i64) -> Option<u64> {
+        let item = self.table.get(name)?;
+        match item.as_integer().filter(|number| (least..=most).contains(number)) {
+            Some(number) => u64::try_from(number).ok(),
+            None => {
+                let at = self.place(item);
+                let expected = "a whole number, not negative";
+                self.findings.add(at, Problem::WrongType { element: name.into(), expected });
+                None
+            }
+        }
+    }
+
     /// A list of strings; nothing when absent.
     pub fn texts(&mut self, name: &str) -> Vec<(Position, &'d str)> {
         let Some(item) = self.table.get(name) else {

@@ -20,6 +20,7 @@ pub use statement::{Effect, Statement};
 pub use template::VariableError;
 
 pub(crate) use condition::{Condition, Quantifier};
+pub(crate) use date::parse as parse_date;
 pub(crate) use document::read;
 pub(crate) use principal::Fit;
 pub(crate) use resource::ResourcePattern;

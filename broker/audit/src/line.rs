@@ -3,12 +3,14 @@
 //! ```text
 //! {"seq":0,"time":…,"prev":"<hex>","kind":"open","format":1,"stream":"…","key":"<base64>","hash":"<hex>"}
 //! {"seq":1,"time":…,"prev":"<hex>","kind":"event","sealed":"<base64>","hash":"<hex>"}
-//! {"seq":2,"time":…,"prev":"<hex>","kind":"checkpoint","events":1,"streams":{…},"closed":false,"signature":"<base64>","hash":"<hex>"}
+//! {"seq":2,"time":…,"prev":"<hex>","kind":"certificate","statement":"…","signature":"<base64>","hash":"<hex>"}
+//! {"seq":3,"time":…,"prev":"<hex>","kind":"checkpoint","events":1,"streams":{…},"closed":false,"signature":"<base64>","hash":"<hex>"}
 //! ```
 //! `hash` is SHA-256 over all bytes of the line before `,"hash"`. `prev` is the hash of the line before; of the first line it is
 //! SHA-256("schloss-audit/1 " ‖ stream). `seq` counts lines from 0 over all files. An `open` line begins every file and every run of
 //! the program; its key (wrapped) seals the events after it, each bound to stream and `seq`.
-//! A checkpoint's signature (Ed25519) is over [`checkpoint_message`].
+//! A checkpoint's signature (Ed25519) is over [`checkpoint_message`], a certificate's over [`certificate_message`]. A certificate is
+//! readable by everybody and holds ids, never names.
 //!
 //! Invariant: a line is accepted only if writing what was read gives the same bytes; there is one way to write a fact.
 
@@ -64,6 +66,13 @@ pub enum Body {
     Event {
         /// Base64.
         sealed: String,
+    },
+    /// Something that was destroyed, in words for everybody.
+    Certificate {
+        /// What and when, JSON with ids and no names.
+        statement: String,
+        /// Base64.
+        signature: String,
     },
     /// Signs everything before.
     Checkpoint {
@@ -121,6 +130,20 @@ pub fn checkpoint_message(
         let _ = writeln!(text, "{name} {} {}", head.seq, head.hash);
     }
     text.into_bytes()
+}
+
+/// What a certificate's signature is over.
+#[must_use]
+pub fn certificate_message(stream: &str, (seq, time, prev): (u64, i64, &str), statement: &str) -> Vec<u8> {
+    format!("schloss-audit/1 certificate\n{stream}\n{seq}\n{time}\n{prev}\n{statement}\n").into_bytes()
+}
+
+/// True for a certificate line of `stream` that is signed by `key`.
+#[must_use]
+pub fn is_certified_by(line: &Line, stream: &str, key: &VerifyingKey) -> bool {
+    let Body::Certificate { statement, signature } = &line.body else { return false };
+    let message = certificate_message(stream, (line.seq, line.time, line.prev.as_str()), statement);
+    BASE64.decode(signature).is_ok_and(|signature| key.verify(&message, &signature))
 }
 
 /// True for a checkpoint line of `stream` that is signed by `key`.

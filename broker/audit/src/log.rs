@@ -91,6 +91,7 @@ enum Command {
     Record(Box<Event>, oneshot::Sender<Result<(), RecordError>>),
     WriteCounts(oneshot::Sender<Result<(), RecordError>>),
     Checkpoint(oneshot::Sender<Result<(), RecordError>>),
+    Certify(String, String, oneshot::Sender<Result<String, RecordError>>),
     Close(oneshot::Sender<Result<(), RecordError>>),
 }
 
@@ -184,6 +185,22 @@ impl AuditLog {
     /// [`RecordError`]; the counts are then kept for the next time.
     pub async fn write_counts(&self) -> Result<(), RecordError> {
         self.ask(Command::WriteCounts).await
+    }
+
+    /// Chains a signed statement into a tenant's stream (the installation's without one) and gives the line: the certificate.
+    /// It is readable by everybody: ids, no names.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub async fn certify(
+        &self,
+        tenant: Option<schloss_core::TenantId>,
+        statement: String,
+    ) -> Result<String, RecordError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Certify(crate::stream_name(tenant), statement, reply);
+        self.commands.send(command).await.map_err(|_| RecordError::Closed)?;
+        answer.await.unwrap_or(Err(RecordError::Closed))
     }
 
     /// Signs now.
@@ -291,6 +308,11 @@ impl Task {
                 Command::Record(..) => {}
                 Command::WriteCounts(reply) => {
                     let _ = reply.send(self.write_counts().await);
+                }
+                Command::Certify(stream, statement, reply) => {
+                    let now_ms = self.shared.clock.now_ms();
+                    let done = self.blocking(move |writer| writer.certify(&stream, statement, now_ms)).await;
+                    let _ = reply.send(done.unwrap_or(Err(RecordError::Closed)));
                 }
                 Command::Checkpoint(reply) => {
                     let _ = reply.send(self.checkpoint(false).await);

@@ -49,6 +49,6 @@ fn judge(bytes: &[u8], key: &VerifyingKey) -> Result<Newest, FaultKind> {
     }
     match line.body {
         Body::Checkpoint { streams, .. } => Ok(Newest { head: Head { seq: line.seq, hash }, named: streams }),
-        Body::Open { .. } | Body::Event { .. } => Err(FaultKind::Altered),
+        Body::Open { .. } | Body::Event { .. } | Body::Certificate { .. } => Err(FaultKind::Altered),
     }
 }

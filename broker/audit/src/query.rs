@@ -121,7 +121,7 @@ pub async fn query(
                             return Ok(());
                         }
                     }
-                    Body::Event { .. } | Body::Checkpoint { .. } => {}
+                    Body::Event { .. } | Body::Certificate { .. } | Body::Checkpoint { .. } => {}
                 }
             }
         }

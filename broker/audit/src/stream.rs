@@ -330,6 +330,7 @@ impl Position {
         self.signed = false;
         match body {
             Body::Open { .. } => self.key_written = true,
+            Body::Certificate { .. } => {}
             Body::Event { .. } => {
                 self.events += 1;
                 self.events_unsigned += 1;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use schloss_core::TenantId;
 use schloss_crypto::signing::VerifyingKey;
 
-use crate::line::{Body, FORMAT, Head, Line, genesis, is_signed_by};
+use crate::line::{Body, FORMAT, Head, Line, genesis, is_certified_by, is_signed_by};
 use crate::stream::{AuditError, files, streams};
 use crate::{CLUSTER_STREAM, newest, stream};
 
@@ -59,6 +59,9 @@ pub enum FaultKind {
         /// The last line known to be good.
         since: u64,
     },
+    /// A certificate that is not this key's.
+    #[error("the certificate is not signed by the log's key")]
+    BadCertificate,
     /// The checkpoint's count is not the number of events.
     #[error("the checkpoint counts {stated} events, {found} are there")]
     WrongCount {
@@ -109,6 +112,8 @@ pub struct StreamReport {
     pub lines: u64,
     /// Events among them.
     pub events: u64,
+    /// Statements of its certificates, all signed by the log's key.
+    pub certificates: Vec<String>,
     /// The newest checkpoint whose signature held. Keep it elsewhere.
     pub last_checkpoint: Option<Head>,
     /// Lines after it: chained, but not signed yet.
@@ -191,6 +196,7 @@ pub fn verify(folder: &Path, key: &VerifyingKey, trusted: &[TrustedHead]) -> Res
             stream: name,
             lines: walk.seq,
             events: walk.events,
+            certificates: walk.certificates,
             last_checkpoint: walk.last_checkpoint,
             unsigned_lines,
             fault,
@@ -213,6 +219,7 @@ struct Walk {
     prev: String,
     events: u64,
     checkpoints: u64,
+    certificates: Vec<String>,
     last_checkpoint: Option<Head>,
 }
 
@@ -228,6 +235,7 @@ impl Walk {
             prev: genesis(name),
             events: 0,
             checkpoints: 0,
+            certificates: Vec::new(),
             last_checkpoint: None,
         }
     }
@@ -292,6 +300,10 @@ impl Walk {
             Body::Open { .. } if begins => {}
             Body::Open { .. } => return Some(FaultKind::NotAFile),
             Body::Event { .. } => self.events += 1,
+            Body::Certificate { .. } if !is_certified_by(&line, &self.stream, &self.key) => {
+                return Some(FaultKind::BadCertificate);
+            }
+            Body::Certificate { statement, .. } => self.certificates.push(statement.clone()),
             Body::Checkpoint { .. } => {
                 if let Some(kind) = self.checkpoint(&line) {
                     return Some(kind);

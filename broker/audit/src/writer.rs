@@ -10,7 +10,7 @@ use schloss_crypto::signing::SigningKey;
 use schloss_crypto::{DataKey, WrappedKey, seal_value};
 
 use crate::event::{Class, Event, Verdict};
-use crate::line::{Body, FORMAT, Head, checkpoint_message, event_binding};
+use crate::line::{Body, FORMAT, Head, Line, certificate_message, checkpoint_message, event_binding};
 use crate::stream::{AuditError, Stream};
 use crate::{CLUSTER_STREAM, RecordError, newest, stream_name};
 
@@ -147,6 +147,20 @@ impl Writer {
         let sealed = BASE64.encode(seal_value(&self.key, &binding, event.body(now_ms).as_bytes()));
         stream.stage(now_ms, Body::Event { sealed });
         Ok(())
+    }
+
+    /// Chains a signed statement; durable when it returns. The line is the certificate.
+    pub(crate) fn certify(&mut self, name: &str, statement: String, now_ms: i64) -> Result<String, RecordError> {
+        self.open_stream(name)?;
+        self.stage_open(name, now_ms);
+        let Some(stream) = self.streams.get_mut(name) else { return Err(RecordError::Closed) };
+        let (seq, prev) = (stream.seq_next(), stream.prev().to_owned());
+        let message = certificate_message(name, (seq, now_ms, &prev), &statement);
+        let body = Body::Certificate { statement, signature: BASE64.encode(self.signing.sign(&message)) };
+        let (line, _) = Line { seq, time: now_ms, prev, body: body.clone() }.render();
+        stream.stage(now_ms, body);
+        self.commit(name)?;
+        Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
     }
 
     fn stage_open(&mut self, name: &str, now_ms: i64) {

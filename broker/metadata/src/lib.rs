@@ -80,6 +80,28 @@ pub trait Metadata: Send + Sync {
     /// Adds a wrapped key. [`MetadataError::Exists`] when the generation is taken.
     async fn add_key(&self, key: KeyRow) -> Result<(), MetadataError>;
 
+    /// All wrapped keys of a tenant, of every purpose and generation.
+    async fn all_keys(&self, tenant: [u8; 16]) -> Result<Vec<KeyRow>, MetadataError>;
+    /// Replaces the wrapped form of a key that is there; the key in it is the same.
+    async fn rewrap_key(&self, key: KeyRow) -> Result<(), MetadataError>;
+    /// Replaces the wrapped form of segments' data keys; segments that are gone are passed over.
+    async fn rewrap_segments(&self, wrapped: Vec<([u8; 32], Vec<u8>)>) -> Result<(), MetadataError>;
+    /// Puts one segment in another's place: its parts now name the new object, the old one becomes garbage.
+    /// [`MetadataError::Fenced`] when the old one is gone.
+    async fn replace_segment(
+        &self,
+        guard: ShardGuard,
+        old: [u8; 32],
+        new: SegmentRow,
+        now_ms: i64,
+    ) -> Result<(), MetadataError>;
+    /// Destroys every row of a tenant; its segments become garbage. Row contents are overwritten, also in SQLite's own log.
+    async fn shred_tenant(&self, tenant: TenantId, now_ms: i64) -> Result<(), MetadataError>;
+    /// Makes what was deleted unreadable in the store's own files too.
+    async fn scrub_deleted(&self) -> Result<(), MetadataError>;
+    /// Writes a consistent copy of everything to a new file.
+    async fn snapshot(&self, to: std::path::PathBuf) -> Result<(), MetadataError>;
+
     /// A tenant's sealed values of one kind.
     async fn sealed(&self, tenant: TenantId, kind: &str) -> Result<Vec<SealedRow>, MetadataError>;
     /// Writes or removes sealed values, all or none.
@@ -89,6 +111,8 @@ pub trait Metadata: Send + Sync {
     async fn acquire(&self, shard: ShardId, writer: [u8; 16], at_least: u64) -> Result<ShardRow, MetadataError>;
     /// Confirms an opened epoch and records where past ones were sealed.
     async fn confirm(&self, guard: ShardGuard, sealed: Vec<(u64, u64)>) -> Result<(), MetadataError>;
+    /// Every shard's checkpoint: epoch and sequence number.
+    async fn checkpoints(&self) -> Result<Vec<(ShardId, (u64, u64))>, MetadataError>;
     /// Where past epochs of a shard ended: (epoch, last sequence number).
     async fn sealed_epochs(&self, shard: ShardId) -> Result<Vec<(u64, u64)>, MetadataError>;
     /// All partitions.

@@ -110,6 +110,31 @@ impl SqliteMetadata {
     }
 }
 
+impl SqliteMetadata {
+    /// For a manifest that is restored without its logs: everything in it is in segments, and epochs go on above those of before.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub async fn begin_logs_anew(&self) -> Result<(), MetadataError> {
+        self.run(|sql| {
+            sql.execute_batch("UPDATE shards SET checkpoint_epoch = 0, checkpoint_seq = 0, opened = 0; DELETE FROM epochs; DELETE FROM garbage;")
+                .map_err(translate)
+        })
+        .await
+    }
+
+    /// As `run`, for what SQLite does outside of transactions only.
+    async fn run_alone<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T, MetadataError> + Send + 'static,
+    ) -> Result<T, MetadataError> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |connection| drop(reply.send(job(connection))));
+        self.jobs.as_ref().ok_or(MetadataError::Closed)?.send(job).map_err(|_| MetadataError::Closed)?;
+        answer.await.map_err(|_| MetadataError::Closed)?
+    }
+}
+
 fn in_transaction<T>(
     connection: &mut Connection,
     job: impl FnOnce(&Transaction<'_>) -> Result<T, MetadataError>,
@@ -218,6 +243,15 @@ fn insert_partitions(sql: &Transaction<'_>, rows: &[PartitionRow]) -> Result<(),
             .map_err(translate)?;
     }
     Ok(())
+}
+
+fn insert_segment(sql: &Transaction<'_>, row: &SegmentRow) -> Result<(), MetadataError> {
+    sql.execute(
+        "INSERT INTO segments (object_id, segment, tenant, wrapped, born_ms, size, frame_count, footer_position, footer_tag) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![row.object_id, row.segment, tenant_number(row.tenant), row.wrapped, row.born_ms, signed(row.size), row.frame_count, signed(row.footer_position), row.footer_tag],
+    )
+    .map(drop)
+    .map_err(translate)
 }
 
 /// Segments that no part names become garbage.
@@ -415,6 +449,103 @@ impl Metadata for SqliteMetadata {
         .await
     }
 
+    async fn all_keys(&self, tenant: [u8; 16]) -> Result<Vec<KeyRow>, MetadataError> {
+        self.run(move |sql| {
+            list(
+                sql,
+                "SELECT purpose, generation, wrapped FROM keys WHERE tenant = ?1 ORDER BY purpose, generation",
+                &[&tenant],
+                |row| {
+                    Ok(KeyRow {
+                        tenant,
+                        purpose: column(row, 0)?,
+                        generation: column(row, 1)?,
+                        wrapped: column(row, 2)?,
+                    })
+                },
+            )
+        })
+        .await
+    }
+
+    async fn rewrap_key(&self, key: KeyRow) -> Result<(), MetadataError> {
+        self.run(move |sql| {
+            sql.execute(
+                "UPDATE keys SET wrapped = ?4 WHERE tenant = ?1 AND purpose = ?2 AND generation = ?3",
+                params![key.tenant, key.purpose, key.generation, key.wrapped],
+            )
+            .map(drop)
+            .map_err(translate)
+        })
+        .await
+    }
+
+    async fn rewrap_segments(&self, wrapped: Vec<([u8; 32], Vec<u8>)>) -> Result<(), MetadataError> {
+        self.run(move |sql| {
+            let mut statement =
+                sql.prepare_cached("UPDATE segments SET wrapped = ?2 WHERE object_id = ?1").map_err(translate)?;
+            for (object, wrapped) in wrapped {
+                statement.execute(params![object, wrapped]).map_err(translate)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn replace_segment(
+        &self,
+        held: ShardGuard,
+        old: [u8; 32],
+        new: SegmentRow,
+        now_ms: i64,
+    ) -> Result<(), MetadataError> {
+        self.run(move |sql| {
+            guard(sql, held)?;
+            let moved = sql
+                .execute("UPDATE segment_parts SET object_id = ?2 WHERE object_id = ?1", params![old, new.object_id])
+                .map_err(translate)?;
+            if moved == 0 {
+                return Err(MetadataError::Fenced);
+            }
+            insert_segment(sql, &new)?;
+            collect_unneeded(sql, &[old.to_vec()], now_ms)
+        })
+        .await
+    }
+
+    async fn shred_tenant(&self, tenant: TenantId, now_ms: i64) -> Result<(), MetadataError> {
+        self.run(move |sql| {
+            let number = tenant_number(tenant);
+            sql.execute(
+                "INSERT OR IGNORE INTO garbage (object_id, tenant, removed_ms) SELECT object_id, tenant, ?2 FROM segments WHERE tenant = ?1",
+                params![number, now_ms],
+            )
+            .map_err(translate)?;
+            sql.execute(
+                "DELETE FROM segment_parts WHERE topic_id IN (SELECT topic_id FROM topics WHERE tenant = ?1)",
+                params![number],
+            )
+            .map_err(translate)?;
+            for table in ["segments", "partitions", "state", "topics", "sealed"] {
+                sql.execute(&format!("DELETE FROM {table} WHERE tenant = ?1"), params![number]).map_err(translate)?;
+            }
+            sql.execute("DELETE FROM keys WHERE tenant = ?1", params![tenant.to_bytes()]).map(drop).map_err(translate)
+        })
+        .await
+    }
+
+    async fn scrub_deleted(&self) -> Result<(), MetadataError> {
+        // Pages are overwritten by secure_delete; the write-ahead log still has older ones until it is truncated.
+        self.run_alone(|sql| sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(translate)).await
+    }
+
+    async fn snapshot(&self, to: std::path::PathBuf) -> Result<(), MetadataError> {
+        self.run_alone(move |sql| {
+            sql.execute("VACUUM INTO ?1", params![to.to_string_lossy()]).map(drop).map_err(translate)
+        })
+        .await
+    }
+
     async fn acquire(&self, shard: ShardId, writer: [u8; 16], at_least: u64) -> Result<ShardRow, MetadataError> {
         self.run(move |sql| {
             let row: Option<(i64, i64, i64)> = sql
@@ -447,6 +578,16 @@ impl Metadata for SqliteMetadata {
             sql.execute("UPDATE shards SET opened = 1 WHERE shard = ?1", params![held.shard.0])
                 .map(drop)
                 .map_err(translate)
+        })
+        .await
+    }
+
+    async fn checkpoints(&self) -> Result<Vec<(ShardId, (u64, u64))>, MetadataError> {
+        self.run(|sql| {
+            list(sql, "SELECT shard, checkpoint_epoch, checkpoint_seq FROM shards ORDER BY shard", &[], |row| {
+                let checkpoint = (unsigned(column(row, 1)?, "shards")?, unsigned(column(row, 2)?, "shards")?);
+                Ok((ShardId(column(row, 0)?), checkpoint))
+            })
         })
         .await
     }
@@ -502,17 +643,18 @@ impl Metadata for SqliteMetadata {
         self.run(move |sql| {
             guard(sql, held)?;
             for row in &commit.segments {
-                sql.execute(
-                    "INSERT INTO segments (object_id, segment, tenant, wrapped, born_ms, size, frame_count, footer_position, footer_tag) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-                    params![row.object_id, row.segment, tenant_number(row.tenant), row.wrapped, row.born_ms, signed(row.size), row.frame_count, signed(row.footer_position), row.footer_tag],
-                )
-                .map_err(translate)?;
+                insert_segment(sql, row)?;
             }
             let born_ms = commit.segments.iter().map(|row| row.born_ms).max().unwrap_or(0);
             flush_parts(sql, &commit.parts, born_ms)?;
             flush_state(sql, held.shard, &commit.state)?;
             let (epoch, seq) = commit.checkpoint;
-            sql.execute("UPDATE shards SET checkpoint_epoch = ?2, checkpoint_seq = ?3 WHERE shard = ?1", params![held.shard.0, signed(epoch), signed(seq)]).map(drop).map_err(translate)
+            sql.execute(
+                "UPDATE shards SET checkpoint_epoch = ?2, checkpoint_seq = ?3 WHERE shard = ?1",
+                params![held.shard.0, signed(epoch), signed(seq)],
+            )
+            .map(drop)
+            .map_err(translate)
         })
         .await
     }
@@ -618,66 +760,4 @@ fn flush_state(sql: &Transaction<'_>, shard: ShardId, rows: &[StateRow]) -> Resu
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn sqlite_keeps_every_promise_of_the_suite() {
-        let folder = tempfile::tempdir().unwrap();
-        let number = std::sync::atomic::AtomicU32::new(0);
-        crate::suite::run(|| {
-            let n = number.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            Arc::new(SqliteMetadata::open(&folder.path().join(format!("{n}.db"))).unwrap())
-        })
-        .await
-        .unwrap();
-    }
-
-    #[test]
-    fn second_process_is_refused_while_the_first_lives() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("manifest.db");
-        let first = SqliteMetadata::open(&path).unwrap();
-        assert!(matches!(SqliteMetadata::open(&path), Err(MetadataError::Locked)));
-        drop(first);
-    }
-
-    #[test]
-    fn newer_format_is_refused_and_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("manifest.db");
-        drop(SqliteMetadata::open(&path).unwrap());
-        let raw = loop {
-            let raw = Connection::open(&path).unwrap();
-            if raw.execute_batch("PRAGMA user_version = 99").is_ok() {
-                break raw;
-            }
-        };
-        drop(raw);
-        assert!(matches!(SqliteMetadata::open(&path), Err(MetadataError::NewerFormat { found: 99, known: FORMAT })));
-    }
-
-    #[tokio::test]
-    async fn file_of_the_first_format_is_brought_to_the_newest_and_keeps_its_rows() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("manifest.db");
-        let old = Connection::open(&path).unwrap();
-        old.execute_batch(SCHEMA).unwrap();
-        old.execute("INSERT INTO cluster (id) VALUES (?1)", params![[7_u8; 16]]).unwrap();
-        old.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;")).unwrap();
-        drop(old);
-        let store = SqliteMetadata::open(&path).unwrap();
-        assert_eq!(store.cluster_id().await.unwrap(), [7; 16]);
-        assert_eq!(store.sealed(TenantId::new(1).unwrap(), "x").await.unwrap(), vec![]);
-    }
-
-    #[test]
-    fn database_of_something_else_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("manifest.db");
-        Connection::open(&path).unwrap().execute_batch("CREATE TABLE notes (text TEXT)").unwrap();
-        assert!(matches!(SqliteMetadata::open(&path), Err(MetadataError::Foreign)));
-    }
-}
+mod tests;

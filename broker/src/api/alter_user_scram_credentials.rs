@@ -87,7 +87,7 @@ fn upsert(call: &Call, upsertion: &ScramCredentialUpsertion) -> Result<ScramChan
     let organisation = call.broker.tenancy.policies().organisation();
     let tenant = organisation.tenants().find(|entry| crate::tenancy::tenant_id(entry) == Some(call.session.tenant.id));
     // A password for nobody would wait for whoever gets that name later.
-    if tenant.and_then(|tenant| tenant.user(&upsertion.name)).is_none() {
+    if tenant.and_then(|tenant| tenant.scram_principal(&upsertion.name)).is_none() {
         return Err((UNACCEPTABLE, "The tenant has no user of this name; create the user first"));
     }
     let (salt, salted) = (upsertion.salt.to_vec(), &upsertion.salted_password);

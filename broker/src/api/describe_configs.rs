@@ -29,6 +29,9 @@ pub mod resource_type {
     pub const GROUP: i8 = 32;
 }
 
+/// Shown with every topic, read-only.
+const KEY_STATE: &str = "schloss.kms.key.state";
+
 /// Kafka's `ConfigSource` numbers.
 mod config_source {
     pub const TOPIC: i8 = 1;
@@ -93,6 +96,15 @@ fn topic_entries(
     topic: &Topic,
 ) -> Vec<DescribeConfigsResourceResult> {
     let defaults = &call.broker.config.topic_defaults;
+    let state = wanted(resource, KEY_STATE).then(|| {
+        let state = call.session.tenant.vault.tenant_state(call.session.tenant.id.to_bytes());
+        let mut entry = entry(KEY_STATE, &state.text(), topic_config::Kind::String as i8);
+        entry.read_only = true;
+        if request.include_documentation {
+            entry.documentation = Some(wire_text("How the tenant's KMS key was last seen. Not a setting."));
+        }
+        entry
+    });
     topic_config::DEFINITIONS
         .iter()
         .filter(|definition| wanted(resource, definition.name))
@@ -111,6 +123,7 @@ fn topic_entries(
             }
             entry
         })
+        .chain(state)
         .collect()
 }
 

@@ -55,7 +55,7 @@ fn name_of(organisation: &Organisation, me: &Principal, kind: &PrincipalKind) ->
 }
 
 fn told(token: &DelegationToken, owner: &str) -> DescribedDelegationToken {
-    let renewer = |name: &Box<str>| {
+    let renewer = |name: &str| {
         DescribedDelegationTokenRenewer::default()
             .with_principal_type(wire_text(USER))
             .with_principal_name(wire_text(name))
@@ -68,5 +68,5 @@ fn told(token: &DelegationToken, owner: &str) -> DescribedDelegationToken {
         .with_max_timestamp(token.max_ms)
         .with_token_id(wire_text(&token.id))
         .with_hmac(token.hmac().into())
-        .with_renewers(token.renewers.iter().map(renewer).collect())
+        .with_renewers(token.renewers.iter().map(|name| renewer(name)).collect())
 }

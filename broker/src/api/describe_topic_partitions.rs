@@ -19,8 +19,11 @@ pub fn handle(call: &Call, request: &DescribeTopicPartitionsRequest) -> Describe
     let mut response = DescribeTopicPartitionsResponse::default();
     let limit = usize::try_from(request.response_partition_limit).unwrap_or(PARTITIONS_MAX).clamp(1, PARTITIONS_MAX);
     let all = request.topics.is_empty();
-    let mut names: Vec<String> =
-        if all { call.visible_topics() } else { request.topics.iter().map(|topic| topic.name.to_string()).collect() };
+    let mut names: Vec<String> = if all {
+        call.visible_topics().into_keys().map(|name| name.to_string()).collect()
+    } else {
+        request.topics.iter().map(|topic| topic.name.to_string()).collect()
+    };
     names.sort_unstable();
     names.dedup();
     let start = request.cursor.as_ref();

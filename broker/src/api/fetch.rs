@@ -36,6 +36,8 @@ struct Target {
 
 /// Answers one request.
 pub async fn handle(call: Arc<Call>, request: FetchRequest) -> Option<Pieces> {
+    // Judged with each topic below; here only so that records in memory are not served under a key nobody proved lately.
+    let _judged_below = call.session.tenant.prove_key().await;
     let answer = match open(&call, &request) {
         Ok((plan, targets)) => serve(&call, &request, plan, targets).await,
         Err(code) => FetchAnswer { error_code: code.code(), ..FetchAnswer::default() },

@@ -40,6 +40,7 @@ pub fn answer(request: &RequestKind) -> Option<ResponseKind> {
         RequestKind::RenewDelegationToken(_) => at_top!(m::RenewDelegationTokenResponse),
         RequestKind::ExpireDelegationToken(_) => at_top!(m::ExpireDelegationTokenResponse),
         RequestKind::DescribeDelegationToken(_) => at_top!(m::DescribeDelegationTokenResponse),
+        RequestKind::DescribeClientQuotas(_) => at_top!(m::DescribeClientQuotasResponse),
         RequestKind::DescribeUserScramCredentials(_) => at_top!(m::DescribeUserScramCredentialsResponse),
         RequestKind::SaslHandshake(_) => at_top!(m::SaslHandshakeResponse),
         RequestKind::SaslAuthenticate(_) => at_top!(m::SaslAuthenticateResponse),

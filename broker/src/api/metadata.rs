@@ -32,10 +32,8 @@ pub async fn handle(call: &Call, request: MetadataRequest) -> MetadataResponse {
         Some(topics) => version == 0 && topics.is_empty(),
     };
     if all {
-        for name in call.visible_topics() {
-            if let Ok(topic) = call.topic(can::DescribeTopic, &name) {
-                response.topics.push(found(call, &topic, &name, masks));
-            }
+        for (name, topic) in call.visible_topics() {
+            response.topics.push(found(call, &topic, &name, masks));
         }
         return response;
     }

@@ -24,6 +24,8 @@ pub async fn handle(call: &Call, request: OffsetCommitRequest) -> OffsetCommitRe
             .session
             .tenant
             .check_key()
+            // A coordinator's word: clients retry it, and throw a storage error of a commit at the application.
+            .map_err(|_| ErrorCode::COORDINATOR_LOAD_IN_PROGRESS)
             .and_then(|()| GroupId::new(&request.group_id).map_err(|_| ErrorCode::INVALID_GROUP_ID)),
     };
     let judged: Vec<Judged> = match &group {

@@ -98,6 +98,9 @@ fn print_report(report: &Report) {
             "{:<14} {:>8} events {:>8} lines, {} not yet signed: {state}",
             stream.stream, stream.events, stream.lines, stream.unsigned_lines
         );
+        for statement in &stream.certificates {
+            println!("  certificate, its signature is good: {statement}");
+        }
     }
 }
 
@@ -105,6 +108,7 @@ fn report_json(report: &Report) -> serde_json::Value {
     let streams = report.streams.iter().map(|stream| {
         serde_json::json!({
             "stream": stream.stream, "lines": stream.lines, "events": stream.events, "unsigned_lines": stream.unsigned_lines,
+            "certificates": stream.certificates,
             "last_checkpoint": stream.last_checkpoint.as_ref().map(|head| serde_json::json!({ "seq": head.seq, "hash": head.hash })),
             "fault": stream.fault.as_ref().map(|fault| serde_json::json!({ "file": fault.file, "line": fault.line, "seq": fault.seq, "what": fault.kind.to_string() })),
         })
@@ -286,7 +290,7 @@ fn audit_folder(config: &Config) -> PathBuf {
 }
 
 /// Reading the log is not recorded in it: the reader has the installation's secrets and no broker is asked.
-struct Unrecorded;
+pub struct Unrecorded;
 
 #[async_trait::async_trait]
 impl KeyUseSink for Unrecorded {
@@ -305,7 +309,7 @@ impl Reader {
     async fn open(config: &Config) -> Result<Self, Failure> {
         let (organisation, _) = crate::tenancy::load(&config.organisation_dir)
             .map_err(|error| Failure::new(Number::Organisation, error, "mend the organisation's files"))?;
-        let vault = keys::open(config, &organisation).await?;
+        let vault = keys::open(config, &organisation).await?.vault;
         vault.attach_sink(std::sync::Arc::new(Unrecorded));
         let folder = audit_folder(config);
         let cluster = crate::broker::read_cluster_id(&config.data_dir)

@@ -23,6 +23,8 @@ pub enum Number {
     NewerFormat = 203,
     /// The write-ahead log or a segment cannot be read.
     Storage = 204,
+    /// A backup cannot be made, used or trusted.
+    Backup = 205,
     /// A listener cannot be opened.
     Listener = 301,
     /// The audit log does not verify.

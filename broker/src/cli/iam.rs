@@ -15,6 +15,7 @@ use super::{Failure, Number, Output, Place, audit, iam_plan};
 use crate::tenancy;
 
 mod ask;
+mod break_glass;
 mod lint;
 mod shadow;
 mod suggest;
@@ -171,6 +172,11 @@ Errors (what AWS refuses) fail; warnings fail only with --strict.")]
         #[arg(long, value_enum, default_value_t)]
         output: Output,
     },
+    /// Operators' time-boxed, audited access to a tenant.
+    BreakGlass {
+        #[command(subcommand)]
+        verb: break_glass::BreakGlassVerb,
+    },
     /// List shadow policies and how often they would have decided otherwise, or promote one.
     #[command(after_help = "Examples:
   schloss iam shadow
@@ -229,6 +235,7 @@ impl Iam {
                 lint::run(&audit::config(&place)?.organisation_dir, meant, strict, output)
             }
             Self::Suggest { principal, days, place, output } => suggest::run(&place, &principal, days, output),
+            Self::BreakGlass { verb } => verb.run(),
             Self::Shadow { promote: Some(policy), place, .. } => shadow::promote(&place, &policy),
             Self::Shadow { promote: None, place, output } => shadow::list(&place, output),
             Self::Plan { folder, place, output } => iam_plan::run(&folder, &place, output),

@@ -46,7 +46,7 @@ fn orphans(organisation: &schloss_authz::Organisation, holders: &Value) -> Vec<V
         let tenant = organisation.tenants().find(|tenant| tenant.alias() == alias);
         for credential in credentials.as_array().into_iter().flatten() {
             let user = credential.get("user").and_then(Value::as_str).unwrap_or_default();
-            if tenant.and_then(|tenant| tenant.user(user)).is_none() {
+            if tenant.and_then(|tenant| tenant.scram_principal(user)).is_none() {
                 let mut orphan = credential.clone();
                 orphan["tenant"] = json!(alias);
                 orphans.push(orphan);

@@ -3,6 +3,7 @@
 //! Exit status: 0 done, 1 refused or failed, 2 wrongly called.
 
 mod audit;
+mod backup;
 mod broker;
 mod client;
 mod demo;
@@ -13,9 +14,12 @@ mod iam;
 mod iam_credentials;
 mod iam_people;
 mod iam_plan;
+mod keys;
 mod layout;
 mod quickstart;
+mod segment;
 mod serve;
+mod tenant;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,6 +70,26 @@ enum Command {
         #[command(subcommand)]
         verb: iam::Iam,
     },
+    /// Tenants and their KMS keys.
+    Tenant {
+        #[command(subcommand)]
+        verb: tenant::Tenant,
+    },
+    /// Wrap keys anew, rewrite records, shred.
+    Keys {
+        #[command(subcommand)]
+        verb: keys::Keys,
+    },
+    /// Look at a segment object, check them all.
+    Segment {
+        #[command(subcommand)]
+        verb: segment::Segment,
+    },
+    /// Back up, restore, verify a backup.
+    Backup {
+        #[command(subcommand)]
+        verb: backup::Backup,
+    },
 }
 
 /// How data is written to standard output.
@@ -101,6 +125,10 @@ pub fn main() -> ExitCode {
         Command::Audit { verb } => verb.run(),
         Command::Broker { verb } => verb.run(),
         Command::Iam { verb } => verb.run(),
+        Command::Tenant { verb } => verb.run(),
+        Command::Keys { verb } => verb.run(),
+        Command::Segment { verb } => verb.run(),
+        Command::Backup { verb } => verb.run(),
     };
     match outcome {
         Ok(code) => code,

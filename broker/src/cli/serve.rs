@@ -81,7 +81,12 @@ pub fn run(config: Config, ready: impl FnOnce(&Config)) -> Result<ExitCode, Fail
         let mut interrupt =
             signal(SignalKind::interrupt()).map_err(|error| Failure::new(Number::Listener, error, "report this"))?;
         let listeners = Listeners::bind(&config).await?;
-        let broker = Broker::open(config).await?;
+        // A signal ends a start that waits for the key service, too.
+        let broker = tokio::select! {
+            opened = Broker::open(config, &listeners) => opened?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
         tokio::spawn(async move {
             tokio::select! {
                 _ = terminate.recv() => {}

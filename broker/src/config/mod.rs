@@ -31,6 +31,8 @@ pub struct Config {
     pub admin_listener: SocketAddr,
     /// `data.dir`: WAL, segments, manifest, audit log.
     pub data_dir: PathBuf,
+    /// `topic.keys.dir`: a key for each topic; outside of `data.dir`, so that a copy of that opens no shredded topic.
+    pub topic_keys_dir: PathBuf,
     /// `organisation.dir`: tenants, users, roles, policies.
     pub organisation_dir: PathBuf,
     /// `tls.certificate.file`: server chain, PEM.
@@ -71,6 +73,10 @@ pub struct Advertised {
 pub struct KmsConfig {
     /// The key that seals the audit log and cluster facts, never tenant data (`kms.cluster.key`).
     pub cluster_key: String,
+    /// `kms.outage.grace.ms`: how long cached keys serve while the KMS gives no answer.
+    pub outage_grace: Duration,
+    /// `kms.call.timeout.ms`: one call, all tries together.
+    pub call_timeout: Duration,
     /// Which provider.
     pub provider: KmsProvider,
 }
@@ -91,7 +97,41 @@ pub enum KmsProvider {
         region: String,
         /// `kms.aws.endpoint`: other than AWS's own, for private endpoints and tests.
         endpoint: Option<String>,
+        /// `kms.aws.sts.endpoint`: the same for STS, which gives the credentials of tenants' roles.
+        sts_endpoint: Option<String>,
+        /// `kms.aws.fips`.
+        fips: bool,
+        /// `kms.aws.credentials` and what belongs to it.
+        credentials: AwsCredentialSource,
     },
+    /// HashiCorp Vault's or OpenBao's transit engine.
+    Vault {
+        /// `kms.vault.address`.
+        address: String,
+        /// `kms.vault.mount`.
+        mount: String,
+        /// `kms.vault.namespace`.
+        namespace: Option<String>,
+        /// `kms.vault.token.file`.
+        token_file: PathBuf,
+        /// `kms.vault.ca.file`.
+        ca_file: Option<PathBuf>,
+    },
+}
+
+/// `kms.aws.credentials`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AwsCredentialSource {
+    /// The SDK's usual chain.
+    Chain,
+    /// The file of `kms.aws.credentials.file`.
+    Static(PathBuf),
+    /// The profile of `kms.aws.profile`.
+    Profile(String),
+    /// A web identity token, as EKS gives one.
+    WebIdentity,
+    /// The instance's role.
+    Instance,
 }
 
 /// What opens the keyring.
@@ -173,6 +213,8 @@ pub struct StorageConfig {
     pub flush_ms: u64,
     /// `storage.cache.bytes`: opened frames kept for readers.
     pub cache_bytes_max: usize,
+    /// `storage.scrub.interval.ms`: every live segment is read and checked this often.
+    pub scrub_every: Duration,
     /// `log.retention.check.interval.ms`.
     pub retention_check_ms: u64,
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use toml_edit::{Document, Item, Value};
 
 use super::{
-    Config, DelegationTokenLimits, GroupLimits, KeyringSecret, KmsConfig, KmsProvider, Limits, StorageConfig, login,
+    AwsCredentialSource, Config, DelegationTokenLimits, GroupLimits, KeyringSecret, KmsConfig, KmsProvider, Limits,
+    StorageConfig, login,
 };
 use crate::topic_config::{self, TopicDefaults};
 
@@ -142,12 +143,15 @@ pub(super) fn config(file: &str, text: &str, base: &Path) -> Result<Config, Conf
     flatten(document.as_table(), "", text, &mut keys);
 
     let listeners = login::listeners(&mut keys);
+    let data_dir = keys.path("data.dir", "/var/lib/schloss", base);
+    let topic_keys_dir = topic_keys_dir(&mut keys, base, &data_dir);
     let config = Config {
         node_id: i32::try_from(keys.number("node.id", 1, 0, i64::from(i32::MAX))).unwrap_or(1),
         listeners,
         login: login::login(&mut keys, base),
         admin_listener: keys.address("admin.listener", "127.0.0.1:9095"),
-        data_dir: keys.path("data.dir", "/var/lib/schloss", base),
+        data_dir,
+        topic_keys_dir,
         organisation_dir: keys.path("organisation.dir", "/etc/schloss/organisation", base),
         tls_certificate: keys.path("tls.certificate.file", "/etc/schloss/server.pem", base),
         tls_key: keys.path("tls.key.file", "/etc/schloss/server.key", base),
@@ -195,17 +199,36 @@ fn well_formed(text: &str, keys: &mut Keys) -> Document<String> {
     }
 }
 
+/// Beside the data folder, never in it: the point is that a copy of the one does not hold the other.
+fn topic_keys_dir(keys: &mut Keys, base: &Path, data_dir: &Path) -> PathBuf {
+    let Some((text, line)) = keys.text("topic.keys.dir") else {
+        let name = data_dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        return data_dir.with_file_name(format!("{name}-topic-keys"));
+    };
+    let folder = base.join(text);
+    if folder.starts_with(data_dir) {
+        keys.mistake(line, "`topic.keys.dir` must not lie in `data.dir`: a copy of that must open no shredded topic");
+    }
+    folder
+}
+
 fn kms(keys: &mut Keys, base: &Path) -> KmsConfig {
     let cluster_key = keys.required("kms.cluster.key", "local:cluster").map_or_else(String::new, |(text, _)| text);
     let (name, line) = keys.required("kms.provider", "local").unwrap_or_default();
     let provider = match name.as_str() {
-        "aws" => KmsProvider::Aws {
-            region: keys.required("kms.aws.region", "eu-central-1").map_or_else(String::new, |(text, _)| text),
-            endpoint: keys.text("kms.aws.endpoint").map(|(text, _)| text),
+        "aws" => aws_kms(keys, base),
+        "vault" => KmsProvider::Vault {
+            address: keys
+                .required("kms.vault.address", "https://vault.example:8200")
+                .map_or_else(String::new, |(text, _)| text),
+            mount: keys.text("kms.vault.mount").map_or_else(|| "transit".to_owned(), |(text, _)| text),
+            namespace: keys.text("kms.vault.namespace").map(|(text, _)| text),
+            token_file: keys.path("kms.vault.token.file", "/run/schloss/vault-token", base),
+            ca_file: keys.text("kms.vault.ca.file").map(|(text, _)| base.join(text)),
         },
         _ => {
             if name != "local" && !name.is_empty() {
-                keys.mistake(line, format!("`kms.provider` is `local` or `aws`, not `{name}`"));
+                keys.mistake(line, format!("`kms.provider` is `local`, `aws` or `vault`, not `{name}`"));
             }
             let keyring = keys.path("kms.local.keyring.file", "/etc/schloss/keyring", base);
             let key_file = keys.text("kms.local.key.file").map(|(text, _)| base.join(text));
@@ -224,7 +247,37 @@ fn kms(keys: &mut Keys, base: &Path) -> KmsConfig {
             KmsProvider::Local { keyring, secret }
         }
     };
-    KmsConfig { cluster_key, provider }
+    let outage_grace = keys.millis("kms.outage.grace.ms", 900_000, 0);
+    let call_timeout = keys.millis("kms.call.timeout.ms", 10_000, 100);
+    KmsConfig { cluster_key, outage_grace, call_timeout, provider }
+}
+
+fn aws_kms(keys: &mut Keys, base: &Path) -> KmsProvider {
+    let (source, line) = keys.text("kms.aws.credentials").unwrap_or_else(|| ("chain".to_owned(), 0));
+    let credentials = match source.as_str() {
+        "static" => {
+            AwsCredentialSource::Static(keys.path("kms.aws.credentials.file", "/etc/schloss/aws-credentials", base))
+        }
+        "profile" => AwsCredentialSource::Profile(
+            keys.text("kms.aws.profile").map_or_else(|| "default".to_owned(), |(text, _)| text),
+        ),
+        "web-identity" => AwsCredentialSource::WebIdentity,
+        "instance" => AwsCredentialSource::Instance,
+        other => {
+            if other != "chain" {
+                let words = "`chain`, `static`, `profile`, `web-identity` or `instance`";
+                keys.mistake(line, format!("`kms.aws.credentials` is {words}, not `{other}`"));
+            }
+            AwsCredentialSource::Chain
+        }
+    };
+    KmsProvider::Aws {
+        region: keys.required("kms.aws.region", "eu-central-1").map_or_else(String::new, |(text, _)| text),
+        endpoint: keys.text("kms.aws.endpoint").map(|(text, _)| text),
+        sts_endpoint: keys.text("kms.aws.sts.endpoint").map(|(text, _)| text),
+        fips: keys.boolean("kms.aws.fips", false),
+        credentials,
+    }
 }
 
 /// Broker-wide defaults of topic settings, under Kafka's broker names (`log.retention.ms` for `retention.ms`).
@@ -316,6 +369,10 @@ fn storage(keys: &mut Keys) -> StorageConfig {
         flush_bytes: keys.size("storage.flush.bytes", 32 * MIB, 64 * 1024, 1024 * MIB),
         flush_ms: u64::try_from(keys.number("storage.flush.ms", 60_000, 10, 86_400_000)).unwrap_or(60_000),
         cache_bytes_max: keys.size("storage.cache.bytes", 64 * MIB, MIB, 64 * 1024 * MIB),
+        scrub_every: Duration::from_millis(
+            u64::try_from(keys.number("storage.scrub.interval.ms", 604_800_000, 1_000, 31_536_000_000))
+                .unwrap_or(604_800_000),
+        ),
         retention_check_ms: u64::try_from(keys.number("log.retention.check.interval.ms", 300_000, 10, 86_400_000))
             .unwrap_or(300_000),
     }

@@ -186,7 +186,7 @@ impl Credentials {
             let tenant = entry.key.tenant;
             let stored = entry.stored(entry.key.active);
             let written = stored.last_used_ms;
-            let row = store::row(tenant, &self.keys(tenant)?, Kind::AccessKey, &entry.key.id, &stored)?;
+            let row = store::row(tenant, &self.keys(tenant).await?, Kind::AccessKey, &entry.key.id, &stored)?;
             self.metadata.put_sealed(vec![row]).await?;
             entry.written_ms.store(written, Ordering::Relaxed);
         }
@@ -263,7 +263,7 @@ impl Credentials {
     pub async fn delete_access_key(&self, tenant: TenantId, id: &str) -> Result<(), CredentialError> {
         let _one = self.changing.lock().await;
         let old = self.own_key(tenant, id)?;
-        let row = store::removal(tenant, &self.keys(tenant)?, Kind::AccessKey, &old.key.id);
+        let row = store::removal(tenant, &self.keys(tenant).await?, Kind::AccessKey, &old.key.id);
         self.metadata.put_sealed(vec![row]).await?;
         self.change(|maps| drop(maps.access_keys.remove(id)));
         Ok(())
@@ -276,7 +276,7 @@ impl Credentials {
 
     async fn keep(&self, entry: KeyEntry, active: bool) -> Result<(), CredentialError> {
         let tenant = entry.key.tenant;
-        let row = store::row(tenant, &self.keys(tenant)?, Kind::AccessKey, &entry.key.id, &entry.stored(active))?;
+        let row = store::row(tenant, &self.keys(tenant).await?, Kind::AccessKey, &entry.key.id, &entry.stored(active))?;
         self.metadata.put_sealed(vec![row]).await?;
         self.change(|maps| drop(maps.access_keys.insert(entry.key.id.clone(), Arc::new(entry))));
         Ok(())

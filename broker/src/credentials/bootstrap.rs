@@ -64,7 +64,7 @@ impl Credentials {
         let _one = self.changing.lock().await;
         let token = SecretText::new(format!("{PREFIX}{}", SecretText::generate().expose()));
         let bootstrap = Bootstrap { digest: digest_of(token.expose()), user: user.into(), expires_ms };
-        let row = store::row(tenant, &self.keys(tenant)?, Kind::Bootstrap, &bootstrap.digest, &bootstrap)?;
+        let row = store::row(tenant, &self.keys(tenant).await?, Kind::Bootstrap, &bootstrap.digest, &bootstrap)?;
         self.metadata.put_sealed(vec![row]).await?;
         let digest: Box<str> = bootstrap.digest.as_str().into();
         self.change(|maps| drop(maps.bootstraps.insert(digest, (tenant, bootstrap))));
@@ -82,7 +82,7 @@ impl Credentials {
             let _one = self.changing.lock().await;
             let found = self.look(|maps| maps.bootstraps.get(digest.as_str()).cloned());
             let (tenant, bootstrap) = found.ok_or(BootstrapRefused::Unknown)?;
-            let row = store::removal(tenant, &self.keys(tenant)?, Kind::Bootstrap, &digest);
+            let row = store::removal(tenant, &self.keys(tenant).await?, Kind::Bootstrap, &digest);
             self.metadata.put_sealed(vec![row]).await.map_err(CredentialError::from)?;
             self.change(|maps| drop(maps.bootstraps.remove(digest.as_str())));
             (tenant, bootstrap)

@@ -20,7 +20,7 @@ use schloss_storage::TenantKeys;
 use serde::{Deserialize, Serialize};
 
 use super::store::{self, CredentialError, Kind};
-use super::{CredentialRef, Credentials};
+use super::{CredentialRef, Credentials, Maps};
 
 /// Live tokens of one tenant.
 const PER_TENANT_MAX: usize = 10_000;
@@ -146,6 +146,10 @@ impl DelegationToken {
         CredentialRef::DelegationToken { tenant, id: self.id.clone() }
     }
 
+    fn digest(&self) -> [u8; 32] {
+        digest::sha256(self.password.expose().as_bytes())
+    }
+
     fn with_expiry(&self, expires_ms: i64) -> Self {
         Self {
             id: self.id.clone(),
@@ -210,6 +214,13 @@ pub(super) async fn read(
     rows.into_iter().map(DelegationToken::open).collect::<Option<_>>().ok_or(broken)
 }
 
+impl Maps {
+    pub(super) fn put_token(&mut self, tenant: TenantId, token: Arc<DelegationToken>) {
+        self.token_ids.insert((tenant, token.digest()), token.id.clone());
+        self.tokens.insert((tenant, token.id.clone()), token);
+    }
+}
+
 impl Credentials {
     /// A token that has not ended and whose owner's sessions were not revoked since.
     #[must_use]
@@ -223,10 +234,12 @@ impl Credentials {
     /// The token with this secret, ended or not.
     #[must_use]
     pub fn delegation_token_by_hmac(&self, tenant: TenantId, hmac: &[u8]) -> Option<Arc<DelegationToken>> {
+        // Found by digest, so that the time of a search tells nothing about a secret.
         let wanted = digest::sha256(STANDARD.encode(hmac).as_bytes());
-        // Digests are compared, so that time tells nothing about a secret.
-        let is_it = |token: &&Arc<DelegationToken>| digest::sha256(token.password.expose().as_bytes()) == wanted;
-        self.delegation_tokens(tenant).iter().find(is_it).cloned()
+        self.look(|maps| {
+            let id = maps.token_ids.get(&(tenant, wanted))?;
+            maps.tokens.get(&(tenant, id.clone())).cloned()
+        })
     }
 
     /// A tenant's tokens, oldest first.
@@ -294,9 +307,13 @@ impl Credentials {
     /// The store's.
     pub async fn delete_delegation_token(&self, tenant: TenantId, id: &str) -> Result<(), CredentialError> {
         let _one = self.changing.lock().await;
-        let row = store::removal(tenant, &self.keys(tenant)?, Kind::DelegationToken, id);
+        let row = store::removal(tenant, &self.keys(tenant).await?, Kind::DelegationToken, id);
         self.metadata.put_sealed(vec![row]).await?;
-        self.change(|maps| drop(maps.tokens.remove(&(tenant, id.into()))));
+        self.change(|maps| {
+            if let Some(token) = maps.tokens.remove(&(tenant, id.into())) {
+                maps.token_ids.remove(&(tenant, token.digest()));
+            }
+        });
         Ok(())
     }
 
@@ -321,10 +338,10 @@ impl Credentials {
         tenant: TenantId,
         token: DelegationToken,
     ) -> Result<Arc<DelegationToken>, CredentialError> {
-        let row = store::row(tenant, &self.keys(tenant)?, Kind::DelegationToken, &token.id, &token.stored())?;
+        let row = store::row(tenant, &self.keys(tenant).await?, Kind::DelegationToken, &token.id, &token.stored())?;
         self.metadata.put_sealed(vec![row]).await?;
         let token = Arc::new(token);
-        self.change(|maps| drop(maps.tokens.insert((tenant, token.id.clone()), Arc::clone(&token))));
+        self.change(|maps| maps.put_token(tenant, Arc::clone(&token)));
         Ok(token)
     }
 }

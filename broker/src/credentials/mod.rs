@@ -28,9 +28,9 @@ use std::time::Duration;
 
 use schloss_authz::PrincipalKind;
 use schloss_core::{Clock, TenantId};
-use schloss_crypto::{DataKey, ScramMechanism};
+use schloss_crypto::{DataKey, IndexKey, ScramMechanism};
 use schloss_metadata::Metadata;
-use schloss_storage::TenantKeys;
+use schloss_storage::{KeySource, TenantKeys};
 use tokio::sync::watch;
 
 pub use access_keys::{AccessKey, AccessKeyFacts, NewAccessKey};
@@ -50,6 +50,7 @@ const KEEP_EVERY: Duration = Duration::from_secs(30);
 pub struct Credentials {
     clock: Arc<dyn Clock>,
     metadata: Arc<dyn Metadata>,
+    rows: Arc<dyn KeySource>,
     maps: RwLock<Maps>,
     /// One change at a time.
     changing: tokio::sync::Mutex<()>,
@@ -60,12 +61,34 @@ pub struct Credentials {
     decoy: DataKey,
 }
 
+/// Made from a tenant's index key, one-way, so that logins need none of the keys that are wiped when the KMS refuses: neither opens
+/// anything stored.
+#[derive(Clone)]
+struct LoginSecrets {
+    /// Seals session tokens.
+    session: Arc<DataKey>,
+    /// Makes the salts of users that do not exist.
+    nobody: Arc<IndexKey>,
+}
+
+impl LoginSecrets {
+    fn of(keys: &TenantKeys) -> Self {
+        let secret = |what: &[u8]| DataKey::take(&mut keys.index.bytes_index(SECRETS_KIND, what));
+        Self { session: Arc::new(secret(b"session tokens")), nobody: Arc::new(IndexKey::new(&secret(b"nobody"))) }
+    }
+}
+
+/// Apart from every other use of a tenant's index key.
+const SECRETS_KIND: u8 = 0x4c;
+
 #[derive(Default)]
 struct Maps {
-    keys: HashMap<TenantId, TenantKeys>,
+    secrets: HashMap<TenantId, LoginSecrets>,
     access_keys: HashMap<Box<str>, Arc<KeyEntry>>,
     scram: HashMap<(TenantId, ScramMechanism, Box<str>), Arc<StoredScram>>,
     tokens: HashMap<(TenantId, Box<str>), Arc<DelegationToken>>,
+    /// Ids of tokens by the digest of their secret.
+    token_ids: HashMap<(TenantId, [u8; 32]), Box<str>>,
     /// Per role: sessions issued before this moment are refused.
     revoked: HashMap<(TenantId, Box<str>), i64>,
     /// One-time tokens by their digest.
@@ -116,10 +139,11 @@ pub enum CredentialRef {
 impl Credentials {
     /// None yet; [`Credentials::open_tenant`] fills it.
     #[must_use]
-    pub fn new(metadata: Arc<dyn Metadata>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(metadata: Arc<dyn Metadata>, clock: Arc<dyn Clock>, rows: Arc<dyn KeySource>) -> Self {
         Self {
             clock,
             metadata,
+            rows,
             maps: RwLock::default(),
             changing: tokio::sync::Mutex::new(()),
             changes: watch::Sender::new(0),
@@ -140,11 +164,13 @@ impl Credentials {
         let revoked = session::read_revocations(&*self.metadata, tenant, &keys).await?;
         let bootstraps = bootstrap::read(&*self.metadata, tenant, &keys).await?;
         self.change(|maps| {
-            maps.keys.insert(tenant, keys);
+            maps.secrets.insert(tenant, LoginSecrets::of(&keys));
             maps.access_keys.extend(access_keys.into_iter().map(|entry| (entry.key.id.clone(), Arc::new(entry))));
             let named = |stored: StoredScram| ((tenant, stored.mechanism(), stored.user.clone()), Arc::new(stored));
             maps.scram.extend(scram.into_iter().map(named));
-            maps.tokens.extend(tokens.into_iter().map(|token| ((tenant, token.id.clone()), Arc::new(token))));
+            for token in tokens {
+                maps.put_token(tenant, Arc::new(token));
+            }
             maps.bootstraps.extend(bootstraps);
             maps.revoked.extend(revoked.into_iter().map(|(role, before_ms)| ((tenant, role), before_ms)));
         });
@@ -197,7 +223,11 @@ impl Credentials {
         self.changes.send_modify(|version| *version = version.wrapping_add(1));
     }
 
-    fn keys(&self, tenant: TenantId) -> Result<TenantKeys, CredentialError> {
-        self.look(|maps| maps.keys.get(&tenant).cloned()).ok_or(CredentialError::UnknownTenant)
+    /// A tenant's row keys; asked for each time, because they are wiped when the KMS refuses.
+    async fn keys(&self, tenant: TenantId) -> Result<TenantKeys, CredentialError> {
+        if !self.look(|maps| maps.secrets.contains_key(&tenant)) {
+            return Err(CredentialError::UnknownTenant);
+        }
+        self.rows.tenant_keys(tenant).await.map_err(|_| CredentialError::UnknownTenant)
     }
 }

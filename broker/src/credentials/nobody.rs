@@ -71,15 +71,15 @@ impl Credentials {
         Look { salt, iterations: form.iterations }
     }
 
-    /// A keyed hash under a key that outlives restarts and is the same on every broker: the tenant's index key, or that of
-    /// the tenant with the lowest number for names of no tenant.
+    /// A keyed hash under a key that outlives restarts and is the same on every broker: one made from the tenant's index key,
+    /// or that of the tenant with the lowest number for names of no tenant.
     fn secret_of_name(&self, tenant: Option<TenantId>, mechanism: ScramMechanism, what: &str, name: &str) -> [u8; 32] {
         let text = format!("{}/{what}/{name}", mechanism.name());
         self.look(|maps| {
-            let own = tenant.and_then(|tenant| maps.keys.get(&tenant));
-            let keys = own.or_else(|| maps.keys.iter().min_by_key(|(id, _)| **id).map(|(_, keys)| keys));
-            match keys {
-                Some(keys) => keys.index.bytes_index(KIND, text.as_bytes()),
+            let own = tenant.and_then(|tenant| maps.secrets.get(&tenant));
+            let secrets = own.or_else(|| maps.secrets.iter().min_by_key(|(id, _)| **id).map(|(_, secrets)| secrets));
+            match secrets {
+                Some(secrets) => secrets.nobody.bytes_index(KIND, text.as_bytes()),
                 // No tenant is open: nobody can log in, and there is nothing to hide.
                 None => digest::sha256(text.as_bytes()),
             }

@@ -175,7 +175,7 @@ impl Credentials {
     /// [`CredentialError::Unknown`] when one to delete does not exist, [`CredentialError::Quota`], and the store's.
     pub async fn change_scram(&self, tenant: TenantId, changes: Vec<ScramChange>) -> Result<(), CredentialError> {
         let _one = self.changing.lock().await;
-        let keys = self.keys(tenant)?;
+        let keys = self.keys(tenant).await?;
         let have = self.look(|maps| maps.scram.keys().filter(|(owner, _, _)| *owner == tenant).count());
         let (mut rows, mut upserts, mut deletions) = (Vec::new(), Vec::new(), Vec::new());
         for change in changes {

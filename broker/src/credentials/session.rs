@@ -247,7 +247,7 @@ impl Credentials {
     /// # Errors
     /// [`CredentialError::Quota`] when its claims do not fit a token; [`CredentialError::UnknownTenant`].
     pub fn new_session(&self, tenant: TenantId, claims: SessionClaims) -> Result<NewSession, CredentialError> {
-        let keys = self.keys(tenant)?;
+        let secrets = self.look(|maps| maps.secrets.get(&tenant).cloned()).ok_or(CredentialError::UnknownTenant)?;
         let access_key_id = fresh_id("ASIA");
         let secret = SecretText::generate();
         let inside = Sealed { secret: secret.expose().to_owned(), claims };
@@ -256,7 +256,7 @@ impl Credentials {
         if inside.claims.packed_percent() > 100 {
             return Err(too_long);
         }
-        let sealed = schloss_crypto::seal_value(&keys.metadata, &binding(tenant, &access_key_id), &json);
+        let sealed = schloss_crypto::seal_value(&secrets.session, &binding(tenant, &access_key_id), &json);
         schloss_crypto::wipe(&mut json);
         let bytes = [&[VERSION], &tenant.account().to_be_bytes()[..], &sealed].concat();
         Ok(NewSession { access_key_id, secret, token: SecretText::new(STANDARD.encode(bytes)) })
@@ -275,9 +275,9 @@ impl Credentials {
             return Err(SessionRefused::Malformed);
         };
         let tenant = TenantId::new(u64::from_be_bytes(*account)).ok_or(SessionRefused::Malformed)?;
-        let keys = self.look(|maps| maps.keys.get(&tenant).cloned());
+        let secrets = self.look(|maps| maps.secrets.get(&tenant).cloned());
         // SECURITY: an unknown tenant's token is opened under a key that opens nothing.
-        let key = keys.as_ref().map_or(&self.decoy, |keys| &keys.metadata);
+        let key = secrets.as_ref().map_or(&self.decoy, |secrets| &*secrets.session);
         let opened = schloss_crypto::open_value(key, &binding(tenant, access_key_id), sealed);
         let mut json = opened.map_err(|_| SessionRefused::NotOurs)?;
         let inside = serde_json::from_slice::<Sealed>(&json);
@@ -312,7 +312,7 @@ impl Credentials {
         // Sessions are stamped in milliseconds: one made in this very millisecond is older than the next.
         let before_ms = self.clock.now_ms().saturating_add(1);
         let revocation = Revocation { role: role.into(), before_ms };
-        let row = store::row(tenant, &self.keys(tenant)?, Kind::Revocation, role, &revocation)?;
+        let row = store::row(tenant, &self.keys(tenant).await?, Kind::Revocation, role, &revocation)?;
         self.metadata.put_sealed(vec![row]).await?;
         self.change(|maps| {
             maps.revoked.insert((tenant, role.into()), before_ms);

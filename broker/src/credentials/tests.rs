@@ -17,6 +17,15 @@ struct Castle {
     _folder: tempfile::TempDir,
 }
 
+struct Fixed(Vec<(TenantId, TenantKeys)>);
+
+#[async_trait::async_trait]
+impl schloss_storage::KeySource for Fixed {
+    async fn tenant_keys(&self, tenant: TenantId) -> Result<TenantKeys, schloss_storage::KeyTrouble> {
+        Ok(self.0.iter().find(|(owner, _)| *owner == tenant).unwrap().1.clone())
+    }
+}
+
 fn tenant(account: u64) -> TenantId {
     TenantId::new(account).unwrap()
 }
@@ -27,7 +36,7 @@ impl Castle {
         let metadata = Arc::new(SqliteMetadata::open(&folder.path().join("manifest.db")).unwrap());
         let keys = |account| {
             let index = Arc::new(IndexKey::new(&DataKey::generate()));
-            (tenant(account), TenantKeys { metadata: Arc::new(DataKey::generate()), index })
+            (tenant(account), TenantKeys::of(Arc::new(DataKey::generate()), index))
         };
         let clock = Arc::new(ManualClock::at(1_800_000_000_000));
         Self { clock, metadata, keys: vec![keys(1), keys(2)], _folder: folder }
@@ -35,7 +44,8 @@ impl Castle {
 
     /// The room as a broker finds it at its start.
     async fn open(&self) -> Credentials {
-        let credentials = Credentials::new(self.metadata.clone(), self.clock.clone());
+        let credentials =
+            Credentials::new(self.metadata.clone(), self.clock.clone(), Arc::new(Fixed(self.keys.clone())));
         for (tenant, keys) in &self.keys {
             credentials.open_tenant(*tenant, keys.clone()).await.unwrap();
         }
@@ -207,6 +217,9 @@ async fn delegation_token_ends_at_its_time_and_with_its_owners_role() {
         max_ms: now_ms + 2_000,
     };
     let token = credentials.create_delegation_token(tenant(1), wish()).await.unwrap();
+    let found = |room: &Credentials, account| room.delegation_token_by_hmac(tenant(account), &token.hmac()).is_some();
+    assert!(found(&credentials, 1) && found(&castle.open().await, 1) && !found(&credentials, 2));
+    assert!(credentials.delegation_token_by_hmac(tenant(1), &[0; 64]).is_none());
     assert_eq!(credentials.extend_delegation_token(tenant(1), &token.id, i64::MAX).await.unwrap(), now_ms + 2_000);
     castle.clock.advance(Duration::from_millis(1_999));
     assert!(credentials.delegation_token(tenant(1), &token.id).is_some());
@@ -215,6 +228,7 @@ async fn delegation_token_ends_at_its_time_and_with_its_owners_role() {
     assert!(!credentials.still_good(&token.reference(tenant(1))));
     credentials.remove_ended_tokens().await.unwrap();
     assert!(castle.open().await.delegation_tokens(tenant(1)).is_empty());
+    assert!(!found(&credentials, 1));
 
     let wish = NewToken { expires_ms: i64::MAX, max_ms: i64::MAX, ..wish() };
     let token = credentials.create_delegation_token(tenant(1), wish).await.unwrap();
@@ -245,7 +259,8 @@ async fn row_moved_to_another_tenant_or_altered_is_refused_at_the_start() {
     let mut row = castle.metadata.sealed(tenant(1), "access-key").await.unwrap().remove(0);
     row.tenant = tenant(2);
     castle.metadata.put_sealed(vec![row]).await.unwrap();
-    let restarted = Credentials::new(castle.metadata.clone(), castle.clock.clone());
+    let restarted =
+        Credentials::new(castle.metadata.clone(), castle.clock.clone(), Arc::new(Fixed(castle.keys.clone())));
     let (second, keys) = castle.keys[1].clone();
     assert!(matches!(restarted.open_tenant(second, keys).await, Err(CredentialError::Sealed { .. })));
 }

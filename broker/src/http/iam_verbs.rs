@@ -71,7 +71,7 @@ pub(super) fn shown_once(user: &str, key: &NewAccessKey) -> Value {
 }
 
 /// The user named in the body, who must be in the organisation in force.
-fn user<'c>(call: &'c OperatorCall, tenant: TenantId) -> Result<&'c str, OperatorRefusal> {
+fn user(call: &OperatorCall, tenant: TenantId) -> Result<&str, OperatorRefusal> {
     let name = call.text("user")?;
     let organisation = call.broker.tenancy.policies().organisation();
     let entry = organisation.tenants().find(|entry| tenant_id(entry) == Some(tenant));

@@ -27,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::broker::Broker;
 
 use operator::Peer;
+pub use operator::{OperatorCall, OperatorRefusal};
 
 /// Where an admin connection comes from.
 #[derive(Clone, Copy, Debug)]

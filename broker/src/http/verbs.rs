@@ -4,6 +4,7 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::operator::{OperatorCall, OperatorRefusal};
+use crate::operate_keys;
 use crate::tenancy::tenant_id;
 
 type Outcome = Result<Value, OperatorRefusal>;
@@ -22,9 +23,17 @@ pub(super) struct Verb {
 pub(super) const TOLD: [&str; 6] = ["tenant", "topic", "user", "role", "key", "id"];
 
 /// All commands. A new one is a row here and a function in the room that does the work.
-static VERBS: [Verb; 2] = [
+static VERBS: [Verb; 10] = [
     Verb { noun: "broker", verb: "show", run: |call| Box::pin(broker_show(call)) },
     Verb { noun: "tenant", verb: "list", run: |call| Box::pin(tenant_list(call)) },
+    Verb { noun: "tenant", verb: "show", run: |call| Box::pin(operate_keys::tenant_show(call)) },
+    Verb { noun: "keys", verb: "rewrap", run: |call| Box::pin(operate_keys::rewrap(call)) },
+    Verb { noun: "keys", verb: "rewrite", run: |call| Box::pin(operate_keys::rewrite(call)) },
+    Verb { noun: "keys", verb: "shred-topic", run: |call| Box::pin(operate_keys::shred_topic(call)) },
+    Verb { noun: "keys", verb: "shred-tenant", run: |call| Box::pin(operate_keys::shred_tenant(call)) },
+    Verb { noun: "segment", verb: "verify", run: |call| Box::pin(operate_keys::verify_segments(call)) },
+    Verb { noun: "break-glass", verb: "open", run: |call| Box::pin(crate::break_glass::open(call)) },
+    Verb { noun: "backup", verb: "create", run: |call| Box::pin(crate::backup::create(call)) },
 ];
 
 /// The command of this name.

@@ -340,7 +340,10 @@ impl Broker {
             return Err(refused("mechanism", &"the tenant does not allow this way to log in"));
         }
         let tenant = self.tenancy.tenant(number);
-        let tenant = tenant.ok_or_else(|| refused("tenant", &"the tenant is not open: its keys cannot be had now"))?;
+        let tenant = tenant.ok_or_else(|| {
+            let why = self.waiting.want(number).unwrap_or_default();
+            refused("tenant", &format!("the tenant is not open: its keys cannot be had now: {why}"))
+        })?;
         let bound = self.tenancy.policies().bind_session(&proved.principal, proved.principal.account, &proved.terms);
         let policies = bound.map_err(|error| refused("principal", &error))?;
         let now_ms = self.clock.now_ms();

@@ -117,12 +117,12 @@ pub(super) fn finish(broker: &Broker, stage: ScramStage, message: &[u8]) -> Step
     };
     let organisation = broker.tenancy.policies().organisation();
     let entry = organisation.tenants().find(|entry| tenant_id(entry) == Some(tenant));
-    // A name that is no IAM user's is Kafka's own principal `User:NAME`, judged by the tenant's ACLs, as on Amazon MSK.
-    let kafka = |entry: &schloss_authz::Tenant| match (&by, &kind) {
-        (By::User(_), PrincipalKind::User { name }) => Some(entry.kafka_user(name)),
-        _ => None,
-    };
-    let Some(principal) = entry.and_then(|entry| entry.principal(&kind).or_else(|| kafka(entry))) else {
+    // A name of `kafka_users` is Kafka's own principal `User:NAME`, judged by the tenant's ACLs.
+    let found = entry.and_then(|entry| match &by {
+        By::User(stored) => entry.scram_principal(&stored.user),
+        By::Token(..) | By::Nobody(_) => entry.principal(&kind),
+    });
+    let Some(principal) = found else {
         return Step::Failed(failed("principal", &"the tenant has no IAM user of this name"));
     };
     let proved = Proved {

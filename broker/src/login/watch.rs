@@ -24,6 +24,12 @@ const GRACE_MS: i64 = 1_000;
 impl Broker {
     /// Binds a session anew when the organisation changed since; ends it when its principal may no longer connect.
     pub fn rebind(&self, session: &Session) {
+        // A tenant that was closed and opened anew is another one.
+        let open = self.tenancy.tenant(session.tenant.id);
+        if !open.is_some_and(|open| Arc::ptr_eq(&open, &session.tenant)) {
+            session.ended.send_replace(true);
+            return;
+        }
         if session.policies().is_current() {
             return;
         }

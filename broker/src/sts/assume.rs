@@ -51,11 +51,16 @@ pub(super) fn role(
     let tenant = wish.judge(broker, assumer, "sts:AssumeRole", keys, source, trail).map_err(|why| told.because(why))?;
     let seconds = wish.seconds(broker, query, caller.claims.is_some())?;
     let claims = wish.claims(broker.clock.now_ms(), seconds);
-    issue(broker, tenant, &wish, claims)
+    issue(broker, tenant, &wish, claims, trail)
 }
 
 /// GetSessionToken: a user's own rights, for a while.
-pub(super) fn session_token(broker: &Broker, query: &Query, caller: &Caller) -> Result<Elements, Refusal> {
+pub(super) fn session_token(
+    broker: &Broker,
+    query: &Query,
+    caller: &Caller,
+    trail: &mut Trail,
+) -> Result<Elements, Refusal> {
     no_second_factor(query)?;
     if caller.claims.is_some() {
         const TOLD: &str = "Cannot call GetSessionToken with session credentials";
@@ -67,6 +72,7 @@ pub(super) fn session_token(broker: &Broker, query: &Query, caller: &Caller) -> 
     claims.made_with = Some(caller.access_key_id.clone());
     let expires_ms = claims.expires_ms;
     let session = broker.credentials.new_session(caller.tenant, claims).map_err(not_made)?;
+    trail.details.push(("issued_access_key_id", session.access_key_id.to_string()));
     Ok(Elements::default().inside("Credentials", credentials(&session, expires_ms)))
 }
 
@@ -144,8 +150,9 @@ impl<'q> Wish<'q> {
         if !self.tags.tags.is_empty() {
             actions.push("sts:TagSession");
         }
-        if self.source_identity.is_some() {
+        if let Some(identity) = &self.source_identity {
             actions.push("sts:SetSourceIdentity");
+            trail.details.push(("source_identity", identity.to_string()));
         }
         let context = RequestContext::connection(keys, source.ip(), broker.clock.now_ms());
         let (account, role) = (self.role.account, self.role.name);
@@ -210,12 +217,14 @@ pub(super) fn issue(
     tenant: TenantId,
     wish: &Wish<'_>,
     claims: SessionClaims,
+    trail: &mut Trail,
 ) -> Result<Elements, Refusal> {
     let (packed, expires_ms, identity) = (claims.packed_percent(), claims.expires_ms, claims.source_identity.clone());
     let organisation = broker.tenancy.policies().organisation();
     let principal = organisation.tenant(wish.role.account).and_then(|tenant| tenant.role(wish.role.name, wish.session));
     let principal = principal.ok_or_else(|| denied("", "AssumeRole", wish.role.arn))?;
     let session = broker.credentials.new_session(tenant, claims).map_err(not_made)?;
+    trail.details.push(("issued_access_key_id", session.access_key_id.to_string()));
     let user = Elements::default()
         .text("AssumedRoleId", format!("{}:{}", wish.role.name, wish.session))
         .text("Arn", principal.arn());

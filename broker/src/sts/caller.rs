@@ -77,6 +77,10 @@ impl Caller {
             }
         };
         trail.tenants.push(found.tenant);
+        if broker.tenancy.tenant(found.tenant).is_none_or(|tenant| tenant.check_key().is_err()) {
+            const TOLD: &str = "The request could not be processed; try again.";
+            return Err(Refusal::new(Code::InternalFailure, "tenant", TOLD).because("the tenant's KMS key is refused"));
+        }
         let organisation = broker.tenancy.policies().organisation();
         let entry = organisation.tenants().find(|entry| tenant_id(entry) == Some(found.tenant));
         if entry.is_some_and(schloss_authz::Tenant::is_suspended) {

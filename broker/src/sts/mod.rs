@@ -152,7 +152,7 @@ async fn operate(
     }
     match query.value("Action") {
         Some("AssumeRole") => assume::role(broker, query, &caller, source, request, trail),
-        Some("GetSessionToken") => assume::session_token(broker, query, &caller),
+        Some("GetSessionToken") => assume::session_token(broker, query, &caller, trail),
         _ => Ok(Elements::default()
             .text("Arn", caller.principal.arn())
             .text("UserId", caller.user_id())

@@ -54,7 +54,7 @@ pub(super) async fn assume(
     let mut claims = wish.claims(broker.clock.now_ms(), seconds);
     claims.facts.insert("aws:FederatedProvider".into(), arn.as_str().into());
     claims.facts.insert(format!("{provider}:sub").into(), claim("sub").into());
-    let elements = issue(broker, tenant, &wish, claims)?;
+    let elements = issue(broker, tenant, &wish, claims, trail)?;
     Ok(elements
         .text("SubjectFromWebIdentityToken", claim("sub"))
         .text("Audience", audience(&proved))

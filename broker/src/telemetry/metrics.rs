@@ -68,6 +68,24 @@ pub struct Readings {
     pub kms_calls: Gauge<u64, AtomicU64>,
     /// Calls that failed.
     pub kms_failures: Gauge<u64, AtomicU64>,
+    /// Calls that only asked whether a key may be used.
+    pub kms_probes: Gauge<u64, AtomicU64>,
+    /// Calls refused.
+    pub kms_denied: Gauge<u64, AtomicU64>,
+    /// Calls without an answer.
+    pub kms_unreachable: Gauge<u64, AtomicU64>,
+    /// Time in calls, in milliseconds.
+    pub kms_call_seconds: Gauge<f64, AtomicU64>,
+    /// Plain data keys in memory.
+    pub kms_cached_keys: Gauge<u64, AtomicU64>,
+    /// Tenants that are not served because their KMS key is away.
+    pub tenants_waiting_for_key: Gauge<u64, AtomicU64>,
+    /// Keys wrapped anew.
+    pub keys_rewrapped: Gauge<u64, AtomicU64>,
+    /// Segments rewritten under new data keys.
+    pub segments_rewritten: Gauge<u64, AtomicU64>,
+    /// Segments checked by the scrub.
+    pub segments_scrubbed: Gauge<u64, AtomicU64>,
     /// WAL entries written.
     pub wal_entries: Gauge<u64, AtomicU64>,
     /// WAL bytes written.
@@ -155,6 +173,11 @@ impl Metrics {
             metrics.organisation_refused.clone(),
         );
         let readings = &metrics.readings;
+        registry.register(
+            "kms_call_seconds",
+            "Time in calls to the key service since start",
+            readings.kms_call_seconds.clone(),
+        );
         for (name, help, gauge) in [
             ("kms_calls", "Calls made to the key service since start", &readings.kms_calls),
             ("kms_call_failures", "Calls to the key service that failed since start", &readings.kms_failures),
@@ -164,6 +187,18 @@ impl Metrics {
             ("segments", "Live segments", &readings.segments),
             ("segment_bytes", "Bytes of live segments", &readings.segment_bytes),
             ("segment_cache_hits", "Segment frames found in the cache since start", &readings.cache_hits),
+            ("kms_probes", "Calls since start that only asked whether a key may be used", &readings.kms_probes),
+            ("kms_denied", "Calls that the key service refused since start", &readings.kms_denied),
+            ("kms_unreachable", "Calls without an answer since start", &readings.kms_unreachable),
+            ("kms_cached_keys", "Plain data keys in memory", &readings.kms_cached_keys),
+            (
+                "tenants_waiting_for_key",
+                "Tenants not served because their KMS key is away",
+                &readings.tenants_waiting_for_key,
+            ),
+            ("keys_rewrapped", "Keys wrapped anew since start", &readings.keys_rewrapped),
+            ("segments_rewritten", "Segments rewritten under new data keys since start", &readings.segments_rewritten),
+            ("segments_scrubbed", "Segments read and checked by the scrub since start", &readings.segments_scrubbed),
             ("segment_cache_misses", "Segment frames read from the store since start", &readings.cache_misses),
             (
                 "integrity_failures",

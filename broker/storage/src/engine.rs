@@ -15,20 +15,21 @@ use quick_cache::sync::Cache;
 use schloss_core::{Clock, ClusterId, PartitionId, ShardId, TenantId, TopicId};
 use schloss_crypto::KeyVault;
 use schloss_metadata::{Metadata, PartitionRow, TopicRow};
-use schloss_wire::batch::{self, Budget, ValidBatch};
+use schloss_wire::batch::ValidBatch;
 use tokio::sync::oneshot;
 
 use crate::error::{AppendError, LogError, OpenError, ReadError};
 use crate::flush::Flusher;
-use crate::integrity::{Damage, Integrity, IntegritySink};
-use crate::keys::TenantKeys;
+use crate::integrity::{Integrity, IntegritySink};
+use crate::keys::{RowKeys, TenantKeys};
 use crate::maintenance;
 use crate::partition::{LogConfig, Offsets, Part, Partition, Watch};
 use crate::read::{ByBytes, Read, Reader};
 use crate::recovery::Recovery;
-use crate::segment::{Segment, whole};
+use crate::segment::Segment;
 use crate::shard::{self, Appended, Command, OWN_STATE, Shard, ShardLimits, ShardShared, StateRecord};
 use crate::stats::{Counters, EngineStats};
+use crate::topic_keys::TopicKeys;
 use crate::wal::WalStore;
 use crate::wal::file::{FILE_BYTES, FileWal};
 
@@ -37,8 +38,6 @@ const ERASE_GRACE_MS: i64 = 2_000;
 const ERASE_EVERY: Duration = Duration::from_millis(1_000);
 /// Epochs replayed at a start that may wait for a flush in the background; each keeps at least one log file.
 const EPOCHS_BEHIND_MAX: usize = 8;
-/// How far a compressed batch may unfold when a time is looked for in it; it was checked when it came.
-const LOOKUP_BUDGET: Budget = Budget { bytes_max: 1 << 30, ratio_max: 1 << 20 };
 
 /// The engine's settings.
 #[derive(Clone, Debug)]
@@ -57,8 +56,12 @@ pub struct EngineConfig {
     pub cache_bytes_max: usize,
     /// How often retention looks.
     pub retention_every: Duration,
+    /// How often every live segment is read and checked.
+    pub scrub_every: Duration,
     /// Size of a write-ahead log file.
     pub wal_file_bytes: u64,
+    /// Where topics' own keys are, outside the data folder; without it topics have none.
+    pub topic_keys_folder: Option<PathBuf>,
 }
 
 impl EngineConfig {
@@ -73,27 +76,30 @@ impl EngineConfig {
             flush_every: Duration::from_secs(600),
             cache_bytes_max: 64 << 20,
             retention_every: Duration::from_secs(300),
+            scrub_every: Duration::from_secs(7 * 24 * 3600),
             wal_file_bytes: FILE_BYTES,
+            topic_keys_folder: None,
         }
     }
 }
 
-struct ShardHandle {
-    shared: Arc<ShardShared>,
-    commands: Sender<Command>,
+pub(crate) struct ShardHandle {
+    pub(crate) shared: Arc<ShardShared>,
+    pub(crate) commands: Sender<Command>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// The log of all tenants.
 pub struct Engine {
-    shards: Vec<ShardHandle>,
-    partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
-    metadata: Arc<dyn Metadata>,
-    objects: Arc<dyn ObjectStore>,
-    clock: Arc<dyn Clock>,
-    reader: Reader,
-    flusher: Arc<Flusher>,
-    counters: Arc<Counters>,
+    pub(crate) shards: Vec<ShardHandle>,
+    pub(crate) partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
+    pub(crate) metadata: Arc<dyn Metadata>,
+    pub(crate) objects: Arc<dyn ObjectStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) reader: Reader,
+    pub(crate) row_keys: Arc<RowKeys>,
+    pub(crate) topic_keys: Arc<TopicKeys>,
+    pub(crate) counters: Arc<Counters>,
     maintenance: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
@@ -130,14 +136,20 @@ impl Engine {
         logs: &(dyn Fn(u32) -> std::io::Result<Box<dyn WalStore>> + Sync),
     ) -> Result<Arc<Self>, OpenError> {
         let counters = Arc::new(Counters::default());
+        let row_keys = Arc::new(RowKeys::new(Arc::clone(&metadata), Arc::clone(&vault), cluster));
+        let topic_keys = TopicKeys::open(config.topic_keys_folder.clone(), Arc::clone(&row_keys))
+            .map_err(|source| OpenError::Io { what: "the folder of topic keys cannot be made", source })?;
+        let topic_keys = Arc::new(topic_keys);
         let flusher = Arc::new(Flusher {
             objects: Arc::clone(&objects),
             vault: Arc::clone(&vault),
             metadata: Arc::clone(&metadata),
             cluster,
-            keys: Mutex::default(),
+            rows: Arc::clone(&row_keys),
+            topic_keys: Arc::clone(&topic_keys),
             spare: Mutex::default(),
         });
+        crate::anchor::check(&*metadata, &*objects).await?;
         let swept = maintenance::sweep_orphans(&*metadata, &objects).await?;
         if swept > 0 {
             tracing::info!(swept, "segments of unfinished flushes were deleted");
@@ -174,6 +186,8 @@ impl Engine {
                 abandoned: AtomicBool::new(false),
                 tail_bytes: AtomicUsize::new(recovered.tail_bytes),
                 oldest: Mutex::new(recovered.oldest),
+                log_held: AtomicBool::new(!recovered.locked.is_empty()),
+                locked: Mutex::new(recovered.locked),
             });
             let (commands, receiver) = mpsc::channel();
             let shard = Shard {
@@ -208,6 +222,7 @@ impl Engine {
             cache,
             counters: Arc::clone(&counters),
             integrity: Integrity::default(),
+            topic_keys: Arc::clone(&topic_keys),
         };
         let engine = Arc::new(Self {
             shards,
@@ -216,11 +231,12 @@ impl Engine {
             objects,
             clock,
             reader,
-            flusher,
+            row_keys,
+            topic_keys,
             counters,
             maintenance: Mutex::default(),
         });
-        engine.start_maintenance(config.retention_every);
+        engine.start_maintenance(config.retention_every, config.scrub_every);
         engine.leave_old_epochs(epochs_behind).await;
         Ok(engine)
     }
@@ -247,7 +263,7 @@ impl Engine {
         self.reader.integrity.attach(sink);
     }
 
-    fn start_maintenance(self: &Arc<Self>, retention_every: Duration) {
+    fn start_maintenance(self: &Arc<Self>, retention_every: Duration, scrub_every: Duration) {
         let retention = Arc::downgrade(self);
         let retention = tokio::spawn(async move {
             loop {
@@ -264,7 +280,11 @@ impl Engine {
                 engine.erase().await;
             }
         });
-        self.maintenance.lock().unwrap_or_else(PoisonError::into_inner).extend([retention, eraser]);
+        self.maintenance.lock().unwrap_or_else(PoisonError::into_inner).extend([
+            retention,
+            eraser,
+            crate::scrub::in_background(Arc::downgrade(self), scrub_every),
+        ]);
     }
 
     async fn erase(&self) {
@@ -307,7 +327,7 @@ impl Engine {
         Ok(())
     }
 
-    fn partition(&self, id: PartitionId) -> Option<Arc<Partition>> {
+    pub(crate) fn partition(&self, id: PartitionId) -> Option<Arc<Partition>> {
         self.partitions.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
@@ -328,6 +348,7 @@ impl Engine {
     pub async fn create_topic(&self, row: TopicRow, config: LogConfig) -> Result<(), LogError> {
         let rows = self.partition_rows(&row, 0..row.partitions);
         let (tenant, id) = (row.tenant, row.topic_id);
+        self.topic_keys.create(tenant, id).await?;
         self.metadata.create_topic(row, rows.clone()).await?;
         tracing::debug!(%tenant, topic = %id, "topic created");
         self.add(&rows, config);
@@ -379,6 +400,10 @@ impl Engine {
     /// # Errors
     /// [`LogError::Metadata`].
     pub async fn delete_topic(&self, topic: TopicId, partitions: i32) -> Result<(), LogError> {
+        if let Some(partition) = self.partition(PartitionId { topic, index: 0 }) {
+            // Before the rows: a deletion that breaks off between is begun anew, and nothing of it can be read any more.
+            self.topic_keys.destroy(partition.tenant, topic).map_err(crate::topic_keys::TopicKeyError::from)?;
+        }
         self.metadata.delete_topic(topic, self.clock.now_ms()).await?;
         for index in 0..partitions {
             let id = PartitionId { topic, index };
@@ -392,7 +417,7 @@ impl Engine {
                 handle.shared.left_tail(dropped);
                 let mut states = handle.shared.states();
                 for kind in [shard::STATE_EPOCHS, shard::STATE_PRODUCERS] {
-                    let record = StateRecord { key: shard::own_key(kind, &partition), value: None };
+                    let record = StateRecord { key: crate::append::own_key(kind, &partition), value: None };
                     states.apply(partition.tenant, &record);
                 }
             }
@@ -405,6 +430,15 @@ impl Engine {
         for index in 0..partitions {
             if let Some(partition) = self.partition(PartitionId { topic, index }) {
                 partition.write().config = config;
+            }
+        }
+    }
+
+    /// Says which KMS key a topic's records are sealed under from now on; none is the tenant's current one.
+    pub fn set_key_ref(&self, topic: TopicId, partitions: i32, key_ref: Option<Arc<str>>) {
+        for index in 0..partitions {
+            if let Some(partition) = self.partition(PartitionId { topic, index }) {
+                partition.write().key_ref.clone_from(&key_ref);
             }
         }
     }
@@ -524,112 +558,6 @@ impl Engine {
         })
     }
 
-    /// The first record with a timestamp of at least `timestamp`.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub async fn offset_for_time(&self, id: PartitionId, timestamp: i64) -> Result<Option<(i64, i64)>, ReadError> {
-        let partition = self.partition(id).ok_or(ReadError::UnknownPartition)?;
-        let (parts, tail, log_start) = snapshot(&partition);
-        for part in parts.iter().filter(|part| part.row.max_timestamp >= timestamp) {
-            let found = self
-                .find_in_part(
-                    id,
-                    part,
-                    log_start,
-                    |frame| frame >= timestamp,
-                    |bytes| batch::find_time(bytes, timestamp, LOOKUP_BUDGET),
-                )
-                .await?;
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        for bytes in tail.iter().filter(|batch| batch.max_timestamp >= timestamp) {
-            let found = batch::find_time(&whole(bytes), timestamp, LOOKUP_BUDGET)
-                .map_err(|error| ReadError::Storage(error.to_string()))?;
-            if let Some(found) = found.filter(|found| found.offset >= log_start) {
-                return Ok(Some((found.offset, found.timestamp)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The record with the largest timestamp, the first of several.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub async fn max_timestamp(&self, id: PartitionId) -> Result<Option<(i64, i64)>, ReadError> {
-        let partition = self.partition(id).ok_or(ReadError::UnknownPartition)?;
-        let (parts, tail, log_start) = snapshot(&partition);
-        let largest =
-            parts.iter().map(|part| part.row.max_timestamp).chain(tail.iter().map(|batch| batch.max_timestamp)).max();
-        let Some(largest) = largest.filter(|largest| *largest >= 0) else { return Ok(None) };
-        for part in parts.iter().filter(|part| part.row.max_timestamp == largest) {
-            let found = self
-                .find_in_part(
-                    id,
-                    part,
-                    log_start,
-                    |frame| frame == largest,
-                    |bytes| batch::find_time(bytes, largest, LOOKUP_BUDGET),
-                )
-                .await?;
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        for bytes in tail.iter().filter(|batch| batch.max_timestamp == largest) {
-            let found = batch::latest_time(&whole(bytes), LOOKUP_BUDGET)
-                .map_err(|error| ReadError::Storage(error.to_string()))?;
-            if let Some(found) = found {
-                return Ok(Some((found.offset, found.timestamp)));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn find_in_part(
-        &self,
-        id: PartitionId,
-        part: &Part,
-        log_start: i64,
-        wanted: impl Fn(i64) -> bool,
-        find: impl Fn(&[u8]) -> Result<Option<batch::TimeAt>, batch::RecordError>,
-    ) -> Result<Option<(i64, i64)>, ReadError> {
-        let found = self.search_part(id, part, log_start, wanted, find).await;
-        found.inspect_err(|error| self.reader.integrity.report(&self.counters, &part.segment, error))
-    }
-
-    async fn search_part(
-        &self,
-        id: PartitionId,
-        part: &Part,
-        log_start: i64,
-        wanted: impl Fn(i64) -> bool,
-        find: impl Fn(&[u8]) -> Result<Option<batch::TimeAt>, batch::RecordError>,
-    ) -> Result<Option<(i64, i64)>, ReadError> {
-        let opened = part.segment.open(&*self.objects, &*self.reader.vault, self.reader.cluster).await?;
-        let frames = opened.index.get(&id).map(Vec::as_slice).unwrap_or_default();
-        let in_part = frames.iter().filter(|frame| {
-            frame.first_offset >= part.row.first_offset
-                && frame.first_offset < part.row.next_offset
-                && wanted(frame.max_timestamp)
-        });
-        for frame in in_part {
-            for (_, plain) in self.reader.open_frames(id, &part.segment, &opened, std::slice::from_ref(frame)).await? {
-                for stored in batch::split(plain) {
-                    let stored = stored.map_err(|_| ReadError::Damaged(Damage::Batches))?;
-                    let found = find(&stored.bytes).map_err(|error| ReadError::Storage(error.to_string()))?;
-                    if let Some(found) = found.filter(|found| found.offset >= log_start) {
-                        return Ok(Some((found.offset, found.timestamp)));
-                    }
-                }
-            }
-        }
-        Ok(None)
-    }
-
     /// Moves a partition's log start forward; returns where it is then.
     ///
     /// # Errors
@@ -658,12 +586,18 @@ impl Engine {
         self.partition(id).map(|partition| partition.read().size())
     }
 
+    /// Where rooms that seal rows of their own get a tenant's keys.
+    #[must_use]
+    pub fn key_source(&self) -> Arc<dyn crate::KeySource> {
+        Arc::clone(&self.row_keys) as _
+    }
+
     /// A tenant's keys for rows in the manifest.
     ///
     /// # Errors
     /// [`crate::KeyTrouble`].
     pub async fn tenant_keys(&self, tenant: TenantId) -> Result<TenantKeys, crate::keys::KeyTrouble> {
-        self.flusher.tenant_keys(tenant).await
+        self.row_keys.get(tenant).await
     }
 
     /// Flushes every shard now.
@@ -708,6 +642,9 @@ impl Engine {
             flush_failures: Counters::read(&counters.flush_failures),
             cache_hits: Counters::read(&counters.cache_hits),
             cache_misses: Counters::read(&counters.cache_misses),
+            keys_rewrapped: Counters::read(&counters.keys_rewrapped),
+            segments_rewritten: Counters::read(&counters.segments_rewritten),
+            segments_scrubbed: Counters::read(&counters.segments_scrubbed),
             integrity_failures: Counters::read(&counters.integrity_failures),
         }
     }
@@ -744,18 +681,15 @@ impl Drop for Engine {
     }
 }
 
-fn snapshot(partition: &Partition) -> (Vec<Part>, Vec<crate::partition::TailBatch>, i64) {
-    let inner = partition.read();
-    (inner.parts.iter().cloned().collect(), inner.tail.iter().cloned().collect(), inner.log_start)
-}
-
 /// Partitions with their parts, as the manifest has them.
 async fn load_partitions(metadata: &dyn Metadata) -> Result<HashMap<PartitionId, Arc<Partition>>, OpenError> {
     let mut partitions = HashMap::new();
     for row in metadata.partitions().await? {
+        // Until the tenant's settings are read nothing of it may expire: they may never be, while its key is away.
+        let config = LogConfig { retention_ms: -1, retention_bytes: -1, ..LogConfig::default() };
         partitions.insert(
             row.partition,
-            Arc::new(Partition::new(row.partition, row.tenant, row.shard, row.log_start, LogConfig::default())),
+            Arc::new(Partition::new(row.partition, row.tenant, row.shard, row.log_start, config)),
         );
     }
     let segments: HashMap<[u8; 32], Arc<Segment>> =

@@ -98,6 +98,9 @@ pub enum LogError {
     /// The log.
     #[error(transparent)]
     Append(#[from] AppendError),
+    /// The topic's own key.
+    #[error(transparent)]
+    TopicKey(#[from] crate::topic_keys::TopicKeyError),
     /// An offset that is not there.
     #[error("the offset is beyond the high watermark")]
     OffsetOutOfRange,
@@ -109,7 +112,7 @@ impl LogError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::UnknownPartition => ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
-            Self::Metadata(_) => ErrorCode::KAFKA_STORAGE_ERROR,
+            Self::Metadata(_) | Self::TopicKey(_) => ErrorCode::KAFKA_STORAGE_ERROR,
             Self::Append(error) => error.code(),
             Self::OffsetOutOfRange => ErrorCode::OFFSET_OUT_OF_RANGE,
         }
@@ -145,6 +148,18 @@ pub enum OpenError {
         /// What is wrong.
         what: &'static str,
     },
+    /// The manifest is an older copy.
+    #[error(
+        "shard {shard}: the manifest ends at {manifest:?}, the objects at {objects:?}: it is an older manifest over newer objects"
+    )]
+    OlderManifest {
+        /// Which shard.
+        shard: u32,
+        /// Its checkpoint.
+        manifest: (u64, u64),
+        /// The one beside the objects.
+        objects: (u64, u64),
+    },
     /// A sealed value does not open.
     #[error("{what} does not open: {source}")]
     Sealed {
@@ -156,4 +171,16 @@ pub enum OpenError {
     /// A stored key of a tenant.
     #[error(transparent)]
     KeyTrouble(#[from] crate::keys::KeyTrouble),
+}
+
+impl OpenError {
+    /// Whether it is only that a KMS key cannot be used now.
+    #[must_use]
+    pub const fn key_is_away(&self) -> bool {
+        match self {
+            Self::KeyTrouble(trouble) => trouble.key_is_away(),
+            Self::Key(KeyError::Denied { .. } | KeyError::Unreachable { .. }) => true,
+            _ => false,
+        }
+    }
 }

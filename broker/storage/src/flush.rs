@@ -1,6 +1,7 @@
 //! Flush: tails become segments, and segments, changed state and the checkpoint become one transaction.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -9,10 +10,13 @@ use schloss_core::{ClusterId, TenantId};
 use schloss_crypto::{EncryptionContext, KeyVault, Purpose, random_array, seal_value};
 use schloss_metadata::{FlushCommit, Metadata, MetadataError, PartRow, SegmentRow, StateRow};
 
-use crate::keys::TenantKeys;
+use crate::anchor;
+use crate::append::own_key;
+use crate::keys::{RowKeys, TenantKeys};
 use crate::partition::{Part, Partition, TailBatch};
-use crate::segment::{self, Build, Built, Segment, object_path};
-use crate::shard::{OWN_STATE, STATE_PRODUCERS, ShardShared, own_key};
+use crate::segment::{self, Build, BuildPart, Built, Segment, object_path};
+use crate::shard::{OWN_STATE, STATE_PRODUCERS, ShardShared};
+use crate::topic_keys::{TopicKeyError, TopicKeys};
 
 /// Kind byte of state keys in the name index.
 const INDEX_STATE: u8 = 2;
@@ -24,11 +28,13 @@ pub struct FlushPlan {
     shared: Arc<ShardShared>,
     checkpoint: (u64, u64),
     now_ms: i64,
-    tails: HashMap<TenantId, Vec<(Arc<Partition>, i64, Vec<TailBatch>)>>,
+    tails: HashMap<TenantId, Vec<Tail>>,
     state: Vec<(TenantId, Bytes, Option<Bytes>)>,
     producers: Vec<Arc<Partition>>,
     /// First entry of each tenant that is not flushed.
     oldest: HashMap<TenantId, (u64, u64)>,
+    /// First entry with something that is still sealed since the start.
+    locked: Option<(u64, u64)>,
 }
 
 /// A flush that is committed.
@@ -49,6 +55,7 @@ impl FlushPlan {
             state: Vec::new(),
             producers: Vec::new(),
             oldest: std::mem::take(&mut *shared.oldest()),
+            locked: shared.locked().values().filter_map(|locked| locked.first()).min(),
         };
         let partitions: Vec<Arc<Partition>> =
             shared.partitions.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
@@ -56,6 +63,7 @@ impl FlushPlan {
             let inner = partition.read();
             let batches: Vec<TailBatch> = inner.tail.iter().cloned().collect();
             let part_bytes_max = inner.config.segment_bytes;
+            let key_ref = inner.key_ref.clone();
             drop(inner);
             let mut writer = partition.writer();
             if std::mem::take(&mut writer.producers_dirty) {
@@ -68,7 +76,12 @@ impl FlushPlan {
             }
             drop(writer);
             if !batches.is_empty() {
-                plan.tails.entry(partition.tenant).or_default().push((partition, part_bytes_max, batches));
+                plan.tails.entry(partition.tenant).or_default().push(Tail {
+                    partition,
+                    part_bytes_max,
+                    key_ref,
+                    batches,
+                });
             }
         }
         let mut states = shared.states();
@@ -103,16 +116,27 @@ impl FlushPlan {
 /// A tail at least this long gets an object of its own, so that deleting its topic frees the disk at once.
 const OWN_OBJECT_BYTES: usize = 4 << 20;
 
-type Tail = (Arc<Partition>, i64, Vec<TailBatch>);
+/// One partition's share of a flush.
+#[derive(Clone)]
+struct Tail {
+    partition: Arc<Partition>,
+    part_bytes_max: i64,
+    /// The KMS key the topic names.
+    key_ref: Option<Arc<str>>,
+    batches: Vec<TailBatch>,
+}
 
-/// What goes into one object each: long tails alone, all short ones together.
+/// What goes into one object each: long tails alone, all short ones of one KMS key together, so that ten thousand partitions
+/// rolling are not ten thousand data keys.
 fn objects_of(tails: &[Tail]) -> Vec<Vec<Tail>> {
-    let long = |tail: &&Tail| tail.2.iter().map(TailBatch::size).sum::<usize>() >= OWN_OBJECT_BYTES;
+    let long = |tail: &&Tail| tail.batches.iter().map(TailBatch::size).sum::<usize>() >= OWN_OBJECT_BYTES;
     let (alone, short): (Vec<&Tail>, Vec<&Tail>) = tails.iter().partition(long);
     let mut objects: Vec<Vec<Tail>> = alone.into_iter().map(|tail| vec![tail.clone()]).collect();
-    if !short.is_empty() {
-        objects.push(short.into_iter().cloned().collect());
+    let mut by_key: HashMap<Option<Arc<str>>, Vec<Tail>> = HashMap::new();
+    for tail in short {
+        by_key.entry(tail.key_ref.clone()).or_default().push(tail.clone());
     }
+    objects.extend(by_key.into_values());
     objects
 }
 
@@ -122,7 +146,8 @@ pub struct Flusher {
     pub vault: Arc<dyn KeyVault>,
     pub metadata: Arc<dyn Metadata>,
     pub cluster: ClusterId,
-    pub keys: Mutex<HashMap<TenantId, TenantKeys>>,
+    pub rows: Arc<RowKeys>,
+    pub topic_keys: Arc<TopicKeys>,
     /// Memory of the last segment, for the next: mapping and clearing it anew costs more than sealing. Holds nothing but
     /// sealed bytes.
     pub spare: Mutex<Vec<u8>>,
@@ -156,10 +181,11 @@ impl Flusher {
             }
         }
         // Replay must still find what stays behind.
-        for name in left.keys().filter_map(|tenant| plan.oldest.get(tenant)) {
+        for name in left.keys().filter_map(|tenant| plan.oldest.get(tenant)).chain(&plan.locked) {
             commit.checkpoint = commit.checkpoint.min((name.0, name.1.saturating_sub(1)));
         }
         let checkpoint = commit.checkpoint;
+        plan.shared.log_held.store(checkpoint < plan.checkpoint, Ordering::Release);
         let (segments, parts) = (commit.segments.clone(), commit.parts.clone());
         if let Err(error) = self.metadata.flush(plan.shared.guard, commit).await {
             // Where it surely rolled back, what a start would sweep must not fill the disk until then. Any other outcome is
@@ -169,6 +195,7 @@ impl Flusher {
             }
             return Err(error.to_string());
         }
+        anchor::note(&*self.objects, plan.shared.id, checkpoint).await;
         plan.give_back(|tenant| left.contains_key(&tenant));
         show(plan, &segments, &parts);
         Ok(FlushDone { checkpoint, left })
@@ -180,10 +207,11 @@ impl Flusher {
         let mut share = FlushCommit { state: self.seal_state(&state).await?, ..FlushCommit::default() };
         for tails in objects_of(plan.tails.get(&tenant).map(Vec::as_slice).unwrap_or_default()) {
             match self.put_segment(plan, tenant, &tails).await {
-                Ok((segment, parts)) => {
+                Ok(Some((segment, parts))) => {
                     share.segments.push(segment);
                     share.parts.extend(parts);
                 }
+                Ok(None) => {}
                 Err(reason) => {
                     self.erase(&share.segments).await;
                     return Err(reason);
@@ -205,25 +233,39 @@ impl Flusher {
         &self,
         plan: &FlushPlan,
         tenant: TenantId,
-        tails: &[(Arc<Partition>, i64, Vec<TailBatch>)],
-    ) -> Result<(SegmentRow, Vec<PartRow>), String> {
+        tails: &[Tail],
+    ) -> Result<Option<(SegmentRow, Vec<PartRow>)>, String> {
         let segment_id: [u8; 16] = random_array();
         let context = EncryptionContext {
             cluster: self.cluster.to_bytes(),
             tenant: tenant.to_bytes(),
             purpose: Purpose::Segment { segment: segment_id },
         };
-        let (key, wrapped) = self.vault.generate(&context).await.map_err(|error| error.to_string())?;
-        let build = Build {
-            tenant,
-            cluster: self.cluster,
-            writer_epoch: plan.shared.epoch,
-            now_ms: plan.now_ms,
-            partitions: tails
-                .iter()
-                .map(|(partition, part_bytes_max, batches)| (partition.id, *part_bytes_max, batches.clone()))
-                .collect(),
-        };
+        let (key, wrapped) = self
+            .vault
+            .generate_under(&context, tails.first().and_then(|tail| tail.key_ref.as_deref()))
+            .await
+            .map_err(|error| error.to_string())?;
+        let mut partitions = Vec::with_capacity(tails.len());
+        for tail in tails {
+            let topic_key = match self.topic_keys.find(tenant, tail.partition.id.topic).await {
+                Ok(topic_key) => topic_key,
+                // Deleted since the flush was begun.
+                Err(TopicKeyError::Destroyed) => continue,
+                Err(error) => return Err(error.to_string()),
+            };
+            partitions.push(BuildPart {
+                partition: tail.partition.id,
+                part_bytes_max: tail.part_bytes_max,
+                topic_key,
+                batches: tail.batches.clone(),
+            });
+        }
+        if partitions.is_empty() {
+            return Ok(None);
+        }
+        let build =
+            Build { tenant, cluster: self.cluster, writer_epoch: plan.shared.epoch, now_ms: plan.now_ms, partitions };
         let spare = std::mem::take(&mut *self.spare.lock().unwrap_or_else(PoisonError::into_inner));
         let built = tokio::task::spawn_blocking(move || segment::build(&build, spare, segment_id, &key, &wrapped));
         let Built { sealed, row, parts } =
@@ -232,7 +274,7 @@ impl Flusher {
         let bytes = Bytes::from(sealed.bytes);
         self.objects.put(&path, PutPayload::from(bytes.clone())).await.map_err(|error| error.to_string())?;
         self.keep(bytes);
-        Ok((row, parts))
+        Ok(Some((row, parts)))
     }
 
     /// Keeps a written segment's memory, unless the store still holds it or it is larger than it is worth.
@@ -244,20 +286,10 @@ impl Flusher {
         }
     }
 
-    /// Keys of a tenant's rows, opened once.
-    pub async fn tenant_keys(&self, tenant: TenantId) -> Result<TenantKeys, crate::keys::KeyTrouble> {
-        if let Some(keys) = self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(&tenant) {
-            return Ok(keys.clone());
-        }
-        let keys = TenantKeys::open(&*self.metadata, &*self.vault, self.cluster, tenant).await?;
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant, keys.clone());
-        Ok(keys)
-    }
-
     async fn seal_state(&self, state: &[(TenantId, Bytes, Option<Bytes>)]) -> Result<Vec<StateRow>, String> {
         let mut rows = Vec::with_capacity(state.len());
         for (tenant, key, value) in state {
-            let keys = self.tenant_keys(*tenant).await.map_err(|error| error.to_string())?;
+            let keys = self.rows.get(*tenant).await.map_err(|error| error.to_string())?;
             rows.push(seal_row(&keys, *tenant, key, value.as_deref()));
         }
         Ok(rows)
@@ -286,8 +318,8 @@ fn show(plan: &FlushPlan, segments: &[SegmentRow], parts: &[PartRow]) {
     let segments: HashMap<[u8; 32], Arc<Segment>> =
         segments.iter().map(|row| (row.object_id, Arc::new(Segment::new(row.clone())))).collect();
     let flushed: HashSet<TenantId> = segments.values().map(|segment| segment.row.tenant).collect();
-    for (partition, _, batches) in
-        plan.tails.values().flatten().filter(|(partition, _, _)| flushed.contains(&partition.tenant))
+    for Tail { partition, batches, .. } in
+        plan.tails.values().flatten().filter(|tail| flushed.contains(&tail.partition.tenant))
     {
         let mut inner = partition.write();
         let log_start = inner.log_start;

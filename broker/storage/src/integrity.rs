@@ -27,6 +27,8 @@ pub enum Damage {
     WrappedKey,
     /// The manifest's row names a KMS key that is not the tenant's.
     ForeignKey,
+    /// The topic's own key is gone or was altered.
+    TopicKey,
     /// The header does not verify, or is another object's.
     Header,
     /// The footer does not verify, or is not the one the manifest knows.
@@ -48,6 +50,7 @@ impl Damage {
             Self::Size => "wrong size",
             Self::WrappedKey => "wrapped key",
             Self::ForeignKey => "foreign key",
+            Self::TopicKey => "topic key",
             Self::Header => "header",
             Self::Footer => "footer",
             Self::Index => "index",

@@ -15,30 +15,46 @@
 //!
 //! Must not: know names of topics, hold a lock across `.await`, answer from bytes whose tag was not checked.
 
+mod anchor;
+mod append;
+mod by_time;
 mod engine;
+mod epoch_keys;
 mod error;
 #[cfg(test)]
 mod faults;
 mod flush;
 mod integrity;
+mod key_loss;
 mod keys;
 mod local_store;
+mod locked;
 mod maintenance;
 mod partition;
 mod producer;
 mod read;
 mod recovery;
+mod rewrap;
+mod rewrite;
+mod scrub;
 mod segment;
 mod shard;
+mod shred;
 mod stats;
+mod topic_keys;
 mod wal;
 
 pub use engine::{Engine, EngineConfig};
 pub use error::{AppendError, LogError, OpenError, ReadError};
 pub use integrity::{Damage, Finding, IntegritySink};
-pub use keys::{KeyTrouble, TenantKeys, stored_key};
+pub use keys::{KeySource, KeyTrouble, TenantKeys, stored_key};
 pub use local_store::LocalStore;
 pub use partition::{LogConfig, Offsets, Watch};
 pub use read::Read;
+pub use rewrap::{Progress, RewrapError, Rewrapped};
+pub use rewrite::{RewriteError, Rewritten};
+pub use scrub::Scrubbed;
 pub use shard::{Appended, StateRecord};
+pub use shred::{ShredError, Shredded};
 pub use stats::EngineStats;
+pub use topic_keys::TopicKeyError;

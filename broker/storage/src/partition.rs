@@ -77,6 +77,8 @@ pub struct Inner {
     /// (leader epoch, first offset), ascending.
     pub epochs: Vec<(i32, i64)>,
     pub config: LogConfig,
+    /// The KMS key the topic names instead of the tenant's.
+    pub key_ref: Option<Arc<str>>,
 }
 
 impl Inner {

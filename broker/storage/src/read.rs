@@ -7,7 +7,7 @@ use object_store::ObjectStore;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use schloss_core::{ClusterId, PartitionId};
-use schloss_crypto::KeyVault;
+use schloss_crypto::{DataKey, KeyVault};
 use schloss_wire::batch;
 
 use crate::error::ReadError;
@@ -15,6 +15,7 @@ use crate::integrity::{Damage, Integrity};
 use crate::partition::{Part, Partition, TailBatch};
 use crate::segment::{self, Frame, Opened, Segment};
 use crate::stats::Counters;
+use crate::topic_keys::{TopicKeyError, TopicKeys};
 
 /// Most bytes of frames fetched from the store in one read.
 const RANGE_BYTES: u64 = 4 * 1024 * 1024;
@@ -52,6 +53,8 @@ pub struct Reader {
     pub cluster: ClusterId,
     pub cache: FrameCache,
     pub counters: Arc<Counters>,
+    /// Keys of topics that have their own.
+    pub topic_keys: Arc<TopicKeys>,
     /// Where damaged objects are reported.
     pub integrity: Integrity,
 }
@@ -156,6 +159,11 @@ impl Reader {
         let (Some(first), Some(last)) = (missing.first(), missing.last()) else {
             return Ok(frames.iter().zip(cached.into_iter().flatten()).collect());
         };
+        let topic_key = if frames.iter().any(|frame| frame.keyed) {
+            Some(self.topic_keys.required(segment.row.tenant, partition.topic).await.map_err(of_topic_key)?)
+        } else {
+            None
+        };
         let start = first.place.position;
         let end = last.place.position.saturating_add(u64::from(last.place.sealed_len));
         let bytes = segment.range(&*self.objects, start..end).await?;
@@ -163,26 +171,33 @@ impl Reader {
         for (frame, hit) in frames.iter().zip(cached) {
             let plain = match hit {
                 Some(plain) => plain,
-                None => self.open_frame(partition, segment, opened, frame, &bytes, start)?,
+                None => self.open_frame(partition, segment, opened, frame, topic_key.as_deref(), &bytes, start)?,
             };
             all.push((frame, plain));
         }
         Ok(all)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a frame, what opens it, and where it is")]
     fn open_frame(
         &self,
         partition: PartitionId,
         segment: &Segment,
         opened: &Opened,
         frame: &Frame,
+        topic_key: Option<&DataKey>,
         bytes: &Bytes,
         start: u64,
     ) -> Result<Bytes, ReadError> {
         let at = usize::try_from(frame.place.position.saturating_sub(start)).unwrap_or(usize::MAX);
         let until = at.saturating_add(usize::try_from(frame.place.sealed_len).unwrap_or(usize::MAX));
         let sealed = bytes.get(at..until).ok_or(ReadError::Damaged(Damage::Size))?;
-        match opened.opener.open_frame(frame.place.number, &segment::facts(partition, frame), BytesMut::from(sealed)) {
+        let (number, facts) = (frame.place.number, segment::facts(partition, frame));
+        let plain = match topic_key {
+            Some(key) => opened.opener.open_frame_of(number, &facts, key, BytesMut::from(sealed)),
+            None => opened.opener.open_frame(number, &facts, BytesMut::from(sealed)),
+        };
+        match plain {
             Ok(plain) => {
                 self.cache.insert((segment.row.object_id, frame.place.number), plain.clone());
                 Ok(plain)
@@ -192,6 +207,36 @@ impl Reader {
                 Err(ReadError::Damaged(Damage::Frame))
             }
         }
+    }
+}
+
+impl Reader {
+    /// Opens one frame of a whole object and forgets it.
+    pub fn check_frame(
+        &self,
+        partition: PartitionId,
+        opened: &Opened,
+        frame: &Frame,
+        topic_key: Option<&DataKey>,
+        object: &Bytes,
+    ) -> Result<(), ReadError> {
+        let at = usize::try_from(frame.place.position).unwrap_or(usize::MAX);
+        let until = at.saturating_add(usize::try_from(frame.place.sealed_len).unwrap_or(usize::MAX));
+        let sealed = object.get(at..until).ok_or(ReadError::Damaged(Damage::Size))?;
+        let (number, facts) = (frame.place.number, segment::facts(partition, frame));
+        let plain = match topic_key {
+            Some(key) => opened.opener.open_frame_of(number, &facts, key, BytesMut::from(sealed)),
+            None => opened.opener.open_frame(number, &facts, BytesMut::from(sealed)),
+        };
+        plain.map(drop).map_err(|_| ReadError::Damaged(Damage::Frame))
+    }
+}
+
+/// A topic key that is gone or altered is damage; one whose tenant's key is away is not.
+fn of_topic_key(error: TopicKeyError) -> ReadError {
+    match error {
+        TopicKeyError::Destroyed | TopicKeyError::Altered => ReadError::Damaged(Damage::TopicKey),
+        TopicKeyError::Key(_) | TopicKeyError::Io(_) => ReadError::Storage(error.to_string()),
     }
 }
 

@@ -1,20 +1,22 @@
 //! Recovery of one shard: take it, replay what is behind the checkpoint, open a new epoch, confirm.
+//!
+//! A tenant whose KMS key is denied or out of reach is locked: its rows and sections stay sealed, the others are served. What fails to
+//! open for another reason keeps the shard from starting.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use schloss_core::{ClusterId, PartitionId, ShardId, TenantId, TopicId};
-use schloss_crypto::{EncryptionContext, EntryId, KeyVault, Purpose, WalKeys, WrappedKey, open_value, random_array};
+use schloss_core::{ClusterId, PartitionId, ShardId, TenantId};
+use schloss_crypto::{EntryId, KeyError, KeyVault, WalKeys, random_array};
 use schloss_metadata::{Metadata, ShardGuard};
-use schloss_wire::batch;
 
 use crate::error::OpenError;
-use crate::flush::{Flusher, state_binding};
-use crate::partition::{Partition, TailBatch};
-use crate::producer::{Cursor, Numbered, Producers};
-use crate::shard::{OWN_STATE, STATE_EPOCHS, STATE_PRODUCERS, StateRecord, States};
-use crate::wal::entry::{self, Entry, Header, Item, Kind};
+use crate::flush::Flusher;
+use crate::locked::{self, Locked, SealedSection};
+use crate::partition::Partition;
+use crate::shard::States;
+use crate::wal::entry::{self, Entry, Header, Kind};
 use crate::wal::{ReplayEnd, WalError, WalStore, crc32c};
 
 /// A shard taken and replayed.
@@ -24,6 +26,7 @@ pub struct Recovered {
     pub last: (u64, [u8; 32]),
     pub tail_bytes: usize,
     pub oldest: HashMap<TenantId, (u64, u64)>,
+    pub locked: HashMap<TenantId, Arc<Locked>>,
     /// Epochs whose files are still needed.
     pub epochs_behind: usize,
 }
@@ -59,12 +62,14 @@ impl Recovery<'_> {
             ));
         }
         let mut replayed = Replayed {
-            states: self.load_states().await?,
+            states: States::default(),
+            locked: HashMap::new(),
             keys: HashMap::new(),
             last_digest: [0; 32],
             tail_bytes: 0,
             oldest: HashMap::new(),
         };
+        self.load_states(&mut replayed).await?;
         let mut sealed = Vec::new();
         for epoch in epochs.into_iter().filter(|epoch| *epoch >= row.checkpoint.0) {
             let after = if epoch == row.checkpoint.0 { row.checkpoint.1 } else { 0 };
@@ -107,6 +112,7 @@ impl Recovery<'_> {
             last: (1, opening.digest()),
             tail_bytes: replayed.tail_bytes,
             oldest: replayed.oldest,
+            locked: replayed.locked.into_iter().map(|(tenant, locked)| (tenant, Arc::new(locked))).collect(),
             epochs_behind,
         })
     }
@@ -115,47 +121,32 @@ impl Recovery<'_> {
         OpenError::Damaged { shard: self.shard.0, epoch, seq, what }
     }
 
-    /// State as of the checkpoint.
-    async fn load_states(&self) -> Result<States, OpenError> {
-        let mut states = States::default();
+    /// State as of the checkpoint. Rows of a tenant whose KMS key is away stay where they are.
+    async fn load_states(&self, replayed: &mut Replayed) -> Result<(), OpenError> {
         for row in self.metadata.state(self.shard).await? {
-            let keys = self.flusher.tenant_keys(row.tenant).await?;
-            let binding = state_binding(row.tenant, &row.key_index);
-            let plain = open_value(&keys.metadata, &binding, &row.sealed)
-                .map_err(|source| OpenError::Sealed { what: "a state row of the manifest", source })?;
-            let mut cursor = Cursor(&plain);
-            let length = cursor.take().map(u32::from_be_bytes).and_then(|length| usize::try_from(length).ok());
-            let key = length.and_then(|length| cursor.slice(length)).map(Bytes::copy_from_slice);
-            let Some(key) = key else { continue };
-            self.apply_own(&key, Some(cursor.0));
-            states.live.entry(row.tenant).or_default().insert(key, Bytes::copy_from_slice(cursor.0));
+            if replayed.locked.contains_key(&row.tenant) {
+                continue;
+            }
+            let keys = match self.flusher.rows.get(row.tenant).await {
+                Ok(keys) => keys,
+                Err(trouble) => {
+                    let Some(why) = locked::key_is_away(&trouble) else { return Err(trouble.into()) };
+                    self.lock(row.tenant, why, replayed).states = true;
+                    continue;
+                }
+            };
+            let Some((key, value)) = locked::open_state_row(&keys, &row)? else { continue };
+            locked::apply_own(self.partitions, &key, Some(&value));
+            replayed.states.live.entry(row.tenant).or_default().insert(key, value);
         }
-        Ok(states)
+        Ok(())
     }
 
-    /// Epoch lists and producers go to their partitions.
-    fn apply_own(&self, key: &[u8], value: Option<&[u8]>) {
-        let [OWN_STATE, kind, rest @ ..] = key else { return };
-        let mut cursor = Cursor(rest);
-        let (Some(topic), Some(index)) = (cursor.take(), cursor.take()) else { return };
-        let id = PartitionId { topic: TopicId::from_bytes(topic), index: i32::from_be_bytes(index) };
-        let (Some(partition), Some(value)) = (self.partitions.get(&id), value) else { return };
-        match *kind {
-            STATE_EPOCHS => {
-                let mut cursor = Cursor(value);
-                let mut epochs = Vec::new();
-                while let (Some(epoch), Some(offset)) = (cursor.take(), cursor.take()) {
-                    epochs.push((i32::from_be_bytes(epoch), i64::from_be_bytes(offset)));
-                }
-                partition.write().epochs = epochs;
-            }
-            STATE_PRODUCERS => {
-                if let Some(producers) = Producers::from_bytes(value) {
-                    partition.writer().producers = producers;
-                }
-            }
-            _ => {}
-        }
+    fn lock<'r>(&self, tenant: TenantId, why: KeyError, replayed: &'r mut Replayed) -> &'r mut Locked {
+        replayed.locked.entry(tenant).or_insert_with(|| {
+            tracing::error!(shard = self.shard.0, %tenant, %why, "a tenant's KMS key cannot be used: its records stay sealed until it can");
+            Locked { why, states: false, sections: Vec::new() }
+        })
     }
 
     /// Applies one epoch's entries; returns the sequence number of its last.
@@ -193,14 +184,27 @@ impl Recovery<'_> {
             entry::sections(&entry.body).ok_or_else(|| self.damaged(epoch, seq, "its sections are malformed"))?;
         for (number, section) in sections.iter().enumerate() {
             let id = EntryId { shard: self.shard.0, epoch, seq };
-            let keys = self.section_keys(section, epoch, replayed).await?;
             let number = u32::try_from(number).unwrap_or(u32::MAX);
+            if let Some(locked) = replayed.locked.get_mut(&section.tenant) {
+                // In order: what follows a section that stays sealed stays sealed too.
+                locked.sections.push(sealed(id, number, section));
+                continue;
+            }
+            let keys = match self.section_keys(section, id, replayed).await {
+                Ok(keys) => keys,
+                Err(OpenError::Key(why @ (KeyError::Denied { .. } | KeyError::Unreachable { .. }))) => {
+                    self.lock(section.tenant, why, replayed).sections.push(sealed(id, number, section));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let plain = keys
                 .open_section(id, number, section.tenant.to_bytes(), BytesMut::from(section.sealed))
                 .map_err(|_| self.damaged(epoch, seq, "a section does not open: it was altered"))?;
             replayed.oldest.entry(section.tenant).or_insert((epoch, seq));
-            self.replay_section(section.tenant, &plain, replayed)
+            let added = locked::replay_section(self.partitions, &mut replayed.states, section.tenant, &plain)
                 .ok_or_else(|| self.damaged(epoch, seq, "an item is malformed"))?;
+            replayed.tail_bytes = replayed.tail_bytes.saturating_add(added);
         }
         Ok(())
     }
@@ -208,92 +212,36 @@ impl Recovery<'_> {
     async fn section_keys<'k>(
         &self,
         section: &entry::Section<'_>,
-        epoch: u64,
+        id: EntryId,
         replayed: &'k mut Replayed,
     ) -> Result<&'k WalKeys, OpenError> {
         let name = (section.tenant, section.wrapped.to_vec());
         if !replayed.keys.contains_key(&name) {
-            let purpose = Purpose::Wal { shard: self.shard.0, epoch, generation: section.generation };
-            let context =
-                EncryptionContext { cluster: self.cluster.to_bytes(), tenant: section.tenant.to_bytes(), purpose };
-            let wrapped = WrappedKey::from_bytes(section.wrapped)
-                .map_err(|source| OpenError::Sealed { what: "a wrapped key of the log", source })?;
-            let key = self.vault.open(&context, &wrapped).await?;
-            replayed.keys.insert(name.clone(), WalKeys::new(&key));
+            let key =
+                locked::epoch_key(self.cluster, section.tenant, id, section.generation, section.wrapped, self.vault)
+                    .await?;
+            replayed.keys.insert(name.clone(), key);
         }
-        replayed.keys.get(&name).ok_or_else(|| self.damaged(epoch, 0, "a key is missing"))
+        replayed.keys.get(&name).ok_or_else(|| self.damaged(id.epoch, id.seq, "a key is missing"))
     }
+}
 
-    fn replay_section(&self, tenant: TenantId, plain: &Bytes, replayed: &mut Replayed) -> Option<()> {
-        for item in entry::items(plain)? {
-            match item {
-                Item::Batch { topic, partition, appended_ms, at } => {
-                    let id = PartitionId { topic: TopicId::from_bytes(topic), index: partition };
-                    // A topic deleted since has no partition here.
-                    let Some(partition) = self.partitions.get(&id).filter(|partition| partition.tenant == tenant)
-                    else {
-                        continue;
-                    };
-                    replayed.tail_bytes =
-                        replayed.tail_bytes.saturating_add(replay_batch(partition, plain.slice(at), appended_ms)?);
-                }
-                Item::State { key, value } => {
-                    self.apply_own(key, value);
-                    let record =
-                        StateRecord { key: Bytes::copy_from_slice(key), value: value.map(Bytes::copy_from_slice) };
-                    replayed.states.apply(tenant, &record);
-                }
-            }
-        }
-        Some(())
+/// A copy: the entry's own memory goes with the log's file.
+fn sealed(entry: EntryId, number: u32, section: &entry::Section<'_>) -> SealedSection {
+    SealedSection {
+        entry,
+        number,
+        generation: section.generation,
+        wrapped: section.wrapped.to_vec(),
+        sealed: Bytes::copy_from_slice(section.sealed),
     }
 }
 
 struct Replayed {
     states: States,
+    locked: HashMap<TenantId, Locked>,
     keys: HashMap<(TenantId, Vec<u8>), WalKeys>,
     last_digest: [u8; 32],
     tail_bytes: usize,
     oldest: HashMap<TenantId, (u64, u64)>,
-}
-
-/// Puts a batch back where it was; one that a segment holds already is passed over. Returns the bytes added to the tail.
-fn replay_batch(partition: &Partition, bytes: Bytes, appended_ms: i64) -> Option<usize> {
-    let stored = batch::split(bytes).next()?.ok()?;
-    let header = stored.header;
-    let mut writer = partition.writer();
-    // By its end: a deletion may have moved the log start into the middle of a batch that only the log holds.
-    if header.last_offset() < writer.next_offset {
-        return Some(0);
-    }
-    if header.producer_id >= 0 {
-        let numbered = Numbered {
-            producer_id: header.producer_id,
-            epoch: header.producer_epoch,
-            base_sequence: header.base_sequence,
-            last_offset_delta: header.last_offset_delta,
-        };
-        writer.producers.append(&numbered, header.base_offset, appended_ms);
-        writer.producers_dirty = true;
-    }
-    writer.next_offset = header.last_offset().saturating_add(1);
-    drop(writer);
-    let head = stored.bytes.slice(..schloss_core::limits::BATCH_HEADER_BYTES.min(stored.bytes.len()));
-    let payload = stored.bytes.slice(head.len()..);
-    let tail = TailBatch {
-        base_offset: header.base_offset,
-        last_offset: header.last_offset(),
-        max_timestamp: header.max_timestamp,
-        appended_ms,
-        head,
-        payload,
-    };
-    let mut inner = partition.write();
-    inner.high_watermark = tail.last_offset.saturating_add(1);
-    if tail.last_offset < inner.log_start {
-        return Some(0);
-    }
-    let size = tail.size();
-    inner.tail.push_back(tail);
-    Some(size)
 }

@@ -1,11 +1,11 @@
 //! Segments: the index inside the encrypted footer, building, and where frames are.
 //!
-//! Index, big-endian: version u8 (1) | partitions u32 | per partition: topic \[16\] | partition i32 | frames u32 | per frame:
+//! Index, big-endian: version u8 (2) | partitions u32 | per partition: topic \[16\] | partition i32 | keyed u8 (1: the topic has a key
+//! of its own; version 1 has no such field, and no such topic) | frames u32 | per frame:
 //! number u32 | position u64 | sealed length u32 | first offset i64 | last offset i64 | max timestamp i64.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -15,7 +15,9 @@ use schloss_crypto::segment::{
     FrameFacts, FrameRef, HEAD_BYTES, ObjectExpectation, SealedSegment, SegmentHeader, SegmentOpener, SegmentWriter,
     new_object_id,
 };
-use schloss_crypto::{DataKey, Denial, EncryptionContext, KeyError, KeyVault, Purpose, SealError, WrappedKey};
+use schloss_crypto::{
+    DataKey, Denial, EncryptionContext, KeyError, KeyVault, Purpose, SealError, Standing, WrappedKey,
+};
 use schloss_metadata::{PartRow, SegmentRow};
 use tokio::sync::Mutex;
 
@@ -27,13 +29,12 @@ use crate::producer::Cursor;
 /// A frame is closed when it holds this much; a larger batch stands alone in its own.
 pub const FRAME_BYTES: usize = 64 * 1024;
 
-/// A data key is held no longer than this after the vault gave it.
-const KEY_AGE: Duration = Duration::from_secs(300);
-
 /// One frame of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub place: FrameRef,
+    /// Its topic has a key of its own.
+    pub keyed: bool,
     pub first_offset: i64,
     pub last_offset: i64,
     pub max_timestamp: i64,
@@ -46,14 +47,20 @@ pub type Index = HashMap<PartitionId, Vec<Frame>>;
 pub struct Opened {
     pub opener: SegmentOpener,
     pub index: Index,
+    /// Over all frame tags, as the footer says.
+    pub frame_tags_digest: [u8; 32],
 }
 
 /// A live segment: its row, and its index once somebody read it.
 pub struct Segment {
     pub row: SegmentRow,
     pub path: Path,
-    /// With the time of its opening. The lock of tokio: one opens, the others wait for that.
-    opened: Mutex<Option<(Instant, Arc<Opened>)>>,
+    /// Changes when the data key is wrapped anew.
+    wrapped: StdMutex<Vec<u8>>,
+    /// With the KMS key that opened it.
+    opened: StdMutex<Option<(String, Arc<Opened>)>>,
+    /// One opens, the others wait for that.
+    opening: Mutex<()>,
 }
 
 /// Where a segment's object is.
@@ -65,27 +72,57 @@ pub fn object_path(tenant: TenantId, object_id: &[u8; 32]) -> Path {
 impl Segment {
     pub fn new(row: SegmentRow) -> Self {
         let path = object_path(row.tenant, &row.object_id);
-        Self { row, path, opened: Mutex::new(None) }
+        let wrapped = StdMutex::new(row.wrapped.clone());
+        Self { row, path, wrapped, opened: StdMutex::default(), opening: Mutex::default() }
     }
 
-    /// Opens header and footer; again when the key was last proved five minutes ago, so that a key refused since then
-    /// opens nothing.
+    /// Opens header and footer; again when the KMS key was not proved lately, so that a key refused since then opens nothing.
     pub async fn open(
         &self,
         objects: &dyn ObjectStore,
         vault: &dyn KeyVault,
         cluster: ClusterId,
     ) -> Result<Arc<Opened>, ReadError> {
-        let mut held = self.opened.lock().await;
-        if let Some((since, opened)) = &*held
-            && since.elapsed() < KEY_AGE
-        {
-            return Ok(Arc::clone(opened));
+        if let Some(opened) = self.held(vault) {
+            return Ok(opened);
         }
-        *held = None;
-        let opened = self.read_index(objects, vault, cluster).await?;
-        *held = Some((Instant::now(), Arc::clone(&opened)));
+        let _one_at_a_time = self.opening.lock().await;
+        if let Some(opened) = self.held(vault) {
+            return Ok(opened);
+        }
+        self.forget();
+        let (key_ref, opened) = self.read_index(objects, vault, cluster).await?;
+        // A key that was refused meanwhile is not held.
+        if vault.standing(self.row.tenant.to_bytes(), &key_ref) == Standing::Usable {
+            *self.opened() = Some((key_ref, Arc::clone(&opened)));
+        }
         Ok(opened)
+    }
+
+    fn held(&self, vault: &dyn KeyVault) -> Option<Arc<Opened>> {
+        let held = self.opened();
+        let (key_ref, opened) = held.as_ref()?;
+        (vault.standing(self.row.tenant.to_bytes(), key_ref) == Standing::Usable).then(|| Arc::clone(opened))
+    }
+
+    fn opened(&self) -> std::sync::MutexGuard<'_, Option<(String, Arc<Opened>)>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops the keys derived for it.
+    pub fn forget(&self) {
+        drop(self.opened().take());
+    }
+
+    /// Its wrapped data key as it is now.
+    pub fn wrapped(&self) -> Vec<u8> {
+        self.wrapped.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its data key was wrapped anew.
+    pub fn set_wrapped(&self, wrapped: Vec<u8>) {
+        *self.wrapped.lock().unwrap_or_else(PoisonError::into_inner) = wrapped;
+        self.forget();
     }
 
     async fn read_index(
@@ -93,10 +130,10 @@ impl Segment {
         objects: &dyn ObjectStore,
         vault: &dyn KeyVault,
         cluster: ClusterId,
-    ) -> Result<Arc<Opened>, ReadError> {
+    ) -> Result<(String, Arc<Opened>), ReadError> {
         let row = &self.row;
         let damaged = |damage| move |_: SealError| ReadError::Damaged(damage);
-        let wrapped = WrappedKey::from_bytes(&row.wrapped).map_err(damaged(Damage::WrappedKey))?;
+        let wrapped = WrappedKey::from_bytes(&self.wrapped()).map_err(damaged(Damage::WrappedKey))?;
         let context = EncryptionContext {
             cluster: cluster.to_bytes(),
             tenant: row.tenant.to_bytes(),
@@ -116,7 +153,7 @@ impl Segment {
         let footer =
             opener.open_footer(&tail, row.footer_position, &row.footer_tag).map_err(damaged(Damage::Footer))?;
         let index = read_index(&footer.index).ok_or(ReadError::Damaged(Damage::Index))?;
-        Ok(Arc::new(Opened { opener, index }))
+        Ok((wrapped.key_ref, Arc::new(Opened { opener, index, frame_tags_digest: footer.frame_tags_digest })))
     }
 
     /// Reads a range of the object; one that is gone or has another size than its row says is damaged, not unreachable.
@@ -159,7 +196,15 @@ pub struct Build {
     pub cluster: ClusterId,
     pub writer_epoch: u64,
     pub now_ms: i64,
-    pub partitions: Vec<(PartitionId, i64, Vec<TailBatch>)>,
+    pub partitions: Vec<BuildPart>,
+}
+
+/// One partition's tail.
+pub struct BuildPart {
+    pub partition: PartitionId,
+    pub part_bytes_max: i64,
+    pub topic_key: Option<Arc<DataKey>>,
+    pub batches: Vec<TailBatch>,
 }
 
 /// What was built.
@@ -178,7 +223,7 @@ pub fn build(
     wrapped: &WrappedKey,
 ) -> Result<Built, SealError> {
     let object_id = new_object_id();
-    let largest = build.partitions.iter().flat_map(|(_, _, batches)| batches).map(TailBatch::size).max().unwrap_or(0);
+    let largest = build.partitions.iter().flat_map(|part| &part.batches).map(TailBatch::size).max().unwrap_or(0);
     let header = SegmentHeader {
         object_id,
         cluster: build.cluster.to_bytes(),
@@ -190,12 +235,12 @@ pub fn build(
         key_id: segment,
     };
     let mut writer = SegmentWriter::new_in(buffer, key, header, wrapped)?;
-    let all: usize = build.partitions.iter().flat_map(|(_, _, batches)| batches).map(TailBatch::size).sum();
+    let all: usize = build.partitions.iter().flat_map(|part| &part.batches).map(TailBatch::size).sum();
     writer.reserve(all.saturating_add(all / 512).saturating_add(FRAME_BYTES));
     let mut index = Vec::new();
     let mut parts = Vec::new();
-    for (partition, part_bytes_max, batches) in &build.partitions {
-        let frames = frames_of(&mut writer, *partition, batches)?;
+    for BuildPart { partition, part_bytes_max, topic_key, batches } in &build.partitions {
+        let frames = frames_of(&mut writer, *partition, topic_key.as_deref(), batches)?;
         parts.extend(parts_of(*partition, *part_bytes_max, batches, object_id));
         index.push((*partition, frames));
     }
@@ -217,6 +262,7 @@ pub fn build(
 fn frames_of(
     writer: &mut SegmentWriter,
     partition: PartitionId,
+    topic_key: Option<&DataKey>,
     batches: &[TailBatch],
 ) -> Result<Vec<Frame>, SealError> {
     let mut frames = Vec::new();
@@ -230,9 +276,9 @@ fn frames_of(
         let Some((first_offset, last_offset, max_timestamp)) = begun.take() else { return Ok(()) };
         let facts =
             FrameFacts { topic: partition.topic.to_bytes(), partition: partition.index, first_offset, last_offset };
-        let place = writer.frame(facts, plain)?;
+        let place = writer.frame_of(facts, topic_key, plain)?;
         plain.clear();
-        frames.push(Frame { place, first_offset, last_offset, max_timestamp });
+        frames.push(Frame { place, keyed: topic_key.is_some(), first_offset, last_offset, max_timestamp });
         Ok(())
     };
     for batch in batches {
@@ -276,13 +322,14 @@ fn parts_of(partition: PartitionId, bytes_max: i64, batches: &[TailBatch], objec
     parts
 }
 
-fn write_index(index: &[(PartitionId, Vec<Frame>)]) -> Vec<u8> {
-    let mut bytes = vec![1];
+pub fn write_index(index: &[(PartitionId, Vec<Frame>)]) -> Vec<u8> {
+    let mut bytes = vec![2];
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).to_be_bytes();
     bytes.extend_from_slice(&count(index.len()));
     for (partition, frames) in index {
         bytes.extend_from_slice(&partition.topic.to_bytes());
         bytes.extend_from_slice(&partition.index.to_be_bytes());
+        bytes.push(u8::from(frames.first().is_some_and(|frame| frame.keyed)));
         bytes.extend_from_slice(&count(frames.len()));
         for frame in frames {
             bytes.extend_from_slice(&frame.place.number.to_be_bytes());
@@ -298,7 +345,8 @@ fn write_index(index: &[(PartitionId, Vec<Frame>)]) -> Vec<u8> {
 
 fn read_index(bytes: &[u8]) -> Option<Index> {
     let mut cursor = Cursor(bytes);
-    if cursor.take::<1>()? != [1] {
+    let [version] = cursor.take()?;
+    if !(1..=2).contains(&version) {
         return None;
     }
     let partitions = u32::from_be_bytes(cursor.take()?);
@@ -306,6 +354,11 @@ fn read_index(bytes: &[u8]) -> Option<Index> {
     for _ in 0..partitions {
         let partition =
             PartitionId { topic: TopicId::from_bytes(cursor.take()?), index: i32::from_be_bytes(cursor.take()?) };
+        let keyed = match (version, if version == 1 { [0] } else { cursor.take()? }) {
+            (_, [0]) => false,
+            (2, [1]) => true,
+            _ => return None,
+        };
         let count = u32::from_be_bytes(cursor.take()?);
         let mut frames = Vec::new();
         for _ in 0..count {
@@ -316,6 +369,7 @@ fn read_index(bytes: &[u8]) -> Option<Index> {
             };
             frames.push(Frame {
                 place,
+                keyed,
                 first_offset: i64::from_be_bytes(cursor.take()?),
                 last_offset: i64::from_be_bytes(cursor.take()?),
                 max_timestamp: i64::from_be_bytes(cursor.take()?),

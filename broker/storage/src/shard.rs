@@ -13,23 +13,24 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use schloss_core::{Clock, ClusterId, ShardId, TenantId};
-use schloss_crypto::{EncryptionContext, EntryId, KeyError, KeyVault, Purpose, WalKeys};
+use schloss_crypto::{EncryptionContext, EntryId, KeyError, KeyVault, Purpose, Standing, WalKeys};
 use schloss_metadata::ShardGuard;
 use schloss_wire::batch::ValidBatch;
 use tokio::sync::oneshot;
 
+use crate::append::numbered;
+use crate::epoch_keys::{EpochKey, EpochKeys, Owner};
 use crate::error::AppendError;
 use crate::flush::{self, FlushDone, FlushPlan};
+use crate::locked::{self, Locked, Unlocked};
 use crate::partition::{Partition, TailBatch};
-use crate::producer::{Check, Numbered, Producer};
+use crate::producer::{Numbered, Producer};
 use crate::stats::Counters;
 use crate::wal::entry::{self, HEADER_BYTES, Header, Kind};
 use crate::wal::{WalError, WalStore, crc32c};
 
 /// An entry takes no more commands when its body has this much.
 const ENTRY_BYTES: usize = 8 * 1024 * 1024;
-/// Age at which an epoch key is replaced; asked for at half of it.
-const EPOCH_KEY_AGE: Duration = Duration::from_secs(300);
 /// How often time-driven work is looked at when nothing comes.
 const TICK: Duration = Duration::from_millis(100);
 /// After a flush failed.
@@ -76,25 +77,21 @@ pub enum Command {
         reply: oneshot::Sender<Result<(), AppendError>>,
     },
     Key {
-        tenant: TenantId,
+        owner: Owner,
         outcome: Result<EpochKey, KeyError>,
     },
+    /// The tenant's keys are to be wiped.
+    Forget(TenantId),
+    Unlock {
+        tenant: TenantId,
+        opened: Unlocked,
+        reply: oneshot::Sender<Result<(), AppendError>>,
+    },
     Flushed(Result<FlushDone, String>),
+    /// Entries behind the checkpoint are to leave the disk; tells whether all did.
+    Purge(oneshot::Sender<Result<bool, AppendError>>),
     FlushNow(oneshot::Sender<Result<(), AppendError>>),
     Close(oneshot::Sender<()>),
-}
-
-/// A tenant's epoch key of this shard and epoch.
-pub struct EpochKey {
-    pub keys: WalKeys,
-    pub wrapped: Vec<u8>,
-    pub generation: u32,
-}
-
-struct HeldKey {
-    key: EpochKey,
-    since: Instant,
-    renewing: bool,
 }
 
 /// State of all tenants of a shard: what is durable, and what changed since the last flush.
@@ -130,6 +127,10 @@ pub struct ShardShared {
     pub tail_bytes: AtomicUsize,
     /// Per tenant the first entry that holds something not flushed: (epoch, sequence number).
     pub oldest: Mutex<HashMap<TenantId, (u64, u64)>>,
+    /// Tenants whose share could not be opened at start.
+    pub locked: Mutex<HashMap<TenantId, Arc<Locked>>>,
+    /// The last flush could not move the checkpoint to its end: a tenant's key is away.
+    pub log_held: AtomicBool,
 }
 
 impl ShardShared {
@@ -148,8 +149,19 @@ impl ShardShared {
         self.tail_bytes.fetch_sub(bytes, Ordering::AcqRel);
     }
 
+    /// Bytes of tail of some tenants.
+    pub fn tail_bytes_of(&self, of: impl Fn(TenantId) -> bool) -> usize {
+        let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = partitions.values().filter(|partition| of(partition.tenant));
+        wanted.map(|partition| partition.read().tail.iter().map(TailBatch::size).sum::<usize>()).sum()
+    }
+
     pub fn oldest(&self) -> std::sync::MutexGuard<'_, HashMap<TenantId, (u64, u64)>> {
         self.oldest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<TenantId, Arc<Locked>>> {
+        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn states(&self) -> std::sync::MutexGuard<'_, States> {
@@ -183,7 +195,7 @@ pub struct Shard {
 }
 
 /// What one gathered command becomes when the entry is durable.
-enum Publish {
+pub enum Publish {
     Append {
         partition: Arc<Partition>,
         batch: TailBatch,
@@ -203,19 +215,18 @@ enum Publish {
 }
 
 /// What a failed write gives back.
-struct Undo {
-    partition: Arc<Partition>,
-    next_offset: i64,
-    numbered: Option<Numbered>,
-    producer: Option<(i64, Option<Producer>)>,
-    epoch_listed: bool,
+pub struct Undo {
+    pub partition: Arc<Partition>,
+    pub next_offset: i64,
+    pub numbered: Option<Numbered>,
+    pub producer: Option<(i64, Option<Producer>)>,
+    pub epoch_listed: bool,
 }
 
 struct Run {
     shard: Shard,
-    keys: HashMap<TenantId, HeldKey>,
-    generations: HashMap<TenantId, u32>,
-    parked: HashMap<TenantId, VecDeque<Command>>,
+    keys: EpochKeys,
+    parked: HashMap<Owner, VecDeque<Command>>,
     gathering: Vec<Command>,
     gathered_bytes: usize,
     held: VecDeque<Command>,
@@ -226,6 +237,10 @@ struct Run {
     /// Tenants whose share of the last flush could not be sealed: they may not fill a tail that others need.
     unflushed: HashSet<TenantId>,
     oldest_unflushed: Option<Instant>,
+    /// Of the last flush since the start.
+    checkpoint: (u64, u64),
+    /// Bytes of tail that the last flush could not seal.
+    left_bytes: usize,
     closing: Option<oneshot::Sender<()>>,
 }
 
@@ -234,8 +249,7 @@ pub fn run(shard: Shard) {
     let oldest_unflushed = (shard.shared.tail_bytes() > 0).then(Instant::now);
     let mut run = Run {
         shard,
-        keys: HashMap::new(),
-        generations: HashMap::new(),
+        keys: EpochKeys::new(),
         parked: HashMap::new(),
         gathering: Vec::new(),
         gathered_bytes: 0,
@@ -246,6 +260,8 @@ pub fn run(shard: Shard) {
         flush_waiters: Vec::new(),
         unflushed: HashSet::new(),
         oldest_unflushed,
+        checkpoint: (0, 0),
+        left_bytes: 0,
         closing: None,
     };
     while run.step() {}
@@ -282,8 +298,11 @@ impl Run {
 
     fn take(&mut self, command: Command) {
         match command {
-            Command::Key { tenant, outcome } => self.take_key(tenant, outcome),
+            Command::Key { owner, outcome } => self.take_key(owner, outcome),
+            Command::Forget(tenant) => self.keys.forget(tenant),
+            Command::Unlock { tenant, opened, reply } => drop(reply.send(self.unlock(tenant, opened))),
             Command::Flushed(outcome) => self.flushed(outcome),
+            Command::Purge(reply) => drop(reply.send(self.purge())),
             Command::FlushNow(reply) if self.shard.shared.stopped.load(Ordering::Acquire) => {
                 drop(reply.send(Err(AppendError::Stopped)))
             }
@@ -295,21 +314,22 @@ impl Run {
 
     /// Puts a command into the next entry, or where it waits for a key or for room.
     fn gather(&mut self, command: Command) {
-        let (tenant, bytes) = match &command {
-            Command::Append { partition, batch, .. } => (partition.tenant, batch.total_bytes()),
-            Command::State { tenant, records, .. } => (
-                *tenant,
-                records
-                    .iter()
-                    .map(|record| record.key.len().saturating_add(record.value.as_ref().map_or(0, Bytes::len)))
-                    .sum(),
-            ),
+        let Some(owner) = owner(&command) else { return };
+        let bytes = match &command {
+            Command::Append { batch, .. } => batch.total_bytes(),
+            Command::State { records, .. } => records
+                .iter()
+                .map(|record| record.key.len().saturating_add(record.value.as_ref().map_or(0, Bytes::len)))
+                .sum(),
             _ => return,
         };
         if self.shard.shared.stopped.load(Ordering::Acquire) {
             return refuse(command, &AppendError::Stopped);
         }
-        if self.unflushed.contains(&tenant) {
+        // What cannot be flushed may take half of the tail, so that a short outage of its key is not noticed.
+        if self.unflushed.contains(&owner.tenant)
+            && self.shard.shared.tail_bytes() >= self.shard.limits.tail_bytes_max / 2
+        {
             return refuse(command, &AppendError::Key);
         }
         // INVARIANT: who came later never passes who is held, also when room appears before the flush is told of.
@@ -324,12 +344,11 @@ impl Run {
                 self.held.push_back(command)
             };
         }
-        let fresh = self.keys.get(&tenant).is_some_and(|held| held.since.elapsed() < EPOCH_KEY_AGE);
-        if !fresh {
-            let first = !self.parked.contains_key(&tenant);
-            self.parked.entry(tenant).or_default().push_back(command);
+        if !self.keys.usable(&owner, &*self.shard.vault) {
+            let first = !self.parked.contains_key(&owner);
+            self.parked.entry(owner.clone()).or_default().push_back(command);
             if first {
-                self.ask_key(tenant);
+                self.ask_key(owner);
             }
             return;
         }
@@ -337,69 +356,77 @@ impl Run {
         self.gathering.push(command);
     }
 
-    fn ask_key(&mut self, tenant: TenantId) {
-        let generation = self.generations.entry(tenant).or_insert(0);
-        let number = *generation;
-        *generation = number.saturating_add(1);
-        let purpose =
-            Purpose::Wal { shard: self.shard.shared.id.0, epoch: self.shard.shared.epoch, generation: number };
-        let context = EncryptionContext { cluster: self.shard.cluster.to_bytes(), tenant: tenant.to_bytes(), purpose };
+    fn ask_key(&mut self, owner: Owner) {
+        let generation = self.keys.next_generation(owner.tenant);
+        let purpose = Purpose::Wal { shard: self.shard.shared.id.0, epoch: self.shard.shared.epoch, generation };
+        let context =
+            EncryptionContext { cluster: self.shard.cluster.to_bytes(), tenant: owner.tenant.to_bytes(), purpose };
         let (vault, sender) = (Arc::clone(&self.shard.vault), self.shard.sender.clone());
         self.shard.runtime.spawn(async move {
-            let outcome = match vault.generate(&context).await {
+            let outcome = match vault.generate_under(&context, owner.key_ref.as_deref()).await {
                 Ok((key, wrapped)) => wrapped
                     .to_bytes()
-                    .map(|wrapped| EpochKey { keys: WalKeys::new(&key), wrapped, generation: number })
+                    .map(|bytes| EpochKey {
+                        keys: WalKeys::new(&key),
+                        wrapped: bytes,
+                        key_ref: wrapped.key_ref.clone(),
+                        generation,
+                    })
                     .map_err(|_| KeyError::Corrupt { key_ref: String::new() }),
                 Err(error) => Err(error),
             };
             // A closed shard needs no key.
-            drop(sender.send(Command::Key { tenant, outcome }));
+            drop(sender.send(Command::Key { owner, outcome }));
         });
     }
 
-    fn take_key(&mut self, tenant: TenantId, outcome: Result<EpochKey, KeyError>) {
+    fn take_key(&mut self, owner: Owner, outcome: Result<EpochKey, KeyError>) {
+        let parked = self.parked.remove(&owner).unwrap_or_default();
         match outcome {
+            // A key that was refused between its making and here is dropped again: nothing may be written under it.
+            Ok(key) if self.shard.vault.standing(owner.tenant.to_bytes(), &key.key_ref) != Standing::Usable => {
+                parked.into_iter().for_each(|command| refuse(command, &AppendError::Key));
+            }
             Ok(key) => {
-                self.keys.insert(tenant, HeldKey { key, since: Instant::now(), renewing: false });
-                for command in self.parked.remove(&tenant).unwrap_or_default() {
-                    self.gather(command);
-                }
+                self.keys.put(owner, key);
+                parked.into_iter().for_each(|command| self.gather(command));
             }
             Err(error) => {
-                tracing::warn!(%tenant, %error, "no key for the write-ahead log");
-                if let Some(held) = self.keys.get_mut(&tenant) {
-                    held.renewing = false;
-                }
-                for command in self.parked.remove(&tenant).unwrap_or_default() {
-                    refuse(command, &AppendError::Key);
-                }
+                tracing::warn!(tenant = %owner.tenant, %error, "no key for the write-ahead log");
+                parked.into_iter().for_each(|command| refuse(command, &AppendError::Key));
             }
         }
     }
 
     /// Keys in use are replaced before they are too old to write under.
     fn renew_keys(&mut self) {
-        let half = EPOCH_KEY_AGE / 2;
-        self.keys.retain(|_, held| held.since.elapsed() < EPOCH_KEY_AGE);
-        let due: Vec<TenantId> = self
-            .keys
-            .iter()
-            .filter(|(_, held)| !held.renewing && held.since.elapsed() >= half)
-            .map(|(tenant, _)| *tenant)
-            .collect();
-        for tenant in due {
-            let active = self
-                .gathering
-                .iter()
-                .any(|command| matches!(command, Command::Append { partition, .. } if partition.tenant == tenant));
-            if active {
-                if let Some(held) = self.keys.get_mut(&tenant) {
-                    held.renewing = true;
-                }
-                self.ask_key(tenant);
+        self.keys.sweep(&*self.shard.vault);
+        let active: HashSet<Owner> = self.gathering.iter().filter_map(owner).collect();
+        for owner in active {
+            if self.keys.due(&owner) {
+                self.ask_key(owner);
             }
         }
+    }
+
+    /// Puts back what was sealed while the tenant's key was away, as a replay at start would have.
+    fn unlock(&mut self, tenant: TenantId, opened: Unlocked) -> Result<(), AppendError> {
+        let shared = &self.shard.shared;
+        let partitions = shared.partitions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut states = shared.states();
+        for (key, value) in opened.states {
+            locked::apply_own(&partitions, &key, Some(&value));
+            states.live.entry(tenant).or_default().insert(key, value);
+        }
+        for (name, plain) in opened.sections {
+            let added = locked::replay_section(&partitions, &mut states, tenant, &plain).ok_or(AppendError::Stopped)?;
+            shared.tail_bytes.fetch_add(added, Ordering::AcqRel);
+            shared.oldest().entry(tenant).or_insert(name);
+        }
+        drop(states);
+        shared.locked().remove(&tenant);
+        self.oldest_unflushed.get_or_insert_with(Instant::now);
+        Ok(())
     }
 
     /// Writes what was gathered as one entry and publishes it.
@@ -477,28 +504,25 @@ impl Run {
 
     /// Numbers every command and seals a section per tenant. False when a section could not be sealed.
     fn fill(&mut self, commands: Vec<Command>, seq: u64, publish: &mut Vec<Publish>, undo: &mut Vec<Undo>) -> bool {
-        let mut by_tenant: Vec<(TenantId, Vec<Command>)> = Vec::new();
+        let mut by_owner: Vec<(Owner, Vec<Command>)> = Vec::new();
         for command in commands {
-            let tenant = match &command {
-                Command::Append { partition, .. } => partition.tenant,
-                Command::State { tenant, .. } => *tenant,
-                _ => continue,
-            };
-            match by_tenant.iter_mut().find(|(known, _)| *known == tenant) {
+            let Some(owner) = owner(&command) else { continue };
+            match by_owner.iter_mut().find(|(known, _)| *known == owner) {
                 Some((_, list)) => list.push(command),
-                None => by_tenant.push((tenant, vec![command])),
+                None => by_owner.push((owner, vec![command])),
             }
         }
         let now_ms = self.shard.clock.now_ms();
         let entry = EntryId { shard: self.shard.shared.id.0, epoch: self.shard.shared.epoch, seq };
         let mut section = 0_u32;
-        for (tenant, commands) in by_tenant {
-            let Some(held) = self.keys.get(&tenant) else {
+        for (owner, commands) in by_owner {
+            let tenant = owner.tenant;
+            let Some(key) = self.keys.get(&owner) else {
                 commands.into_iter().for_each(|command| refuse(command, &AppendError::Key));
                 continue;
             };
             let begun = self.body.len();
-            let start = entry::begin_section(&mut self.body, tenant, held.key.generation, &held.key.wrapped);
+            let start = entry::begin_section(&mut self.body, tenant, key.generation, &key.wrapped);
             for command in commands {
                 match command {
                     Command::Append { partition, batch, log_append_time, reply } => {
@@ -526,10 +550,12 @@ impl Run {
                 self.body.truncate(begun);
                 continue;
             }
-            if held.key.keys.seal_section_from(entry, section, tenant.to_bytes(), &mut self.body, start).is_err() {
+            if key.keys.seal_section_from(entry, section, tenant.to_bytes(), &mut self.body, start).is_err() {
                 return false;
             }
             entry::end_section(&mut self.body, start);
+            let bytes = self.body.len().saturating_sub(start);
+            self.keys.sealed(&owner, bytes);
             section = section.saturating_add(1);
         }
         true
@@ -613,7 +639,8 @@ impl Run {
             return false;
         }
         let old = self.oldest_unflushed.is_some_and(|since| since.elapsed() >= self.shard.limits.flush_every);
-        old || self.shard.shared.tail_bytes() >= self.shard.limits.flush_bytes
+        let flushable = self.shard.shared.tail_bytes().saturating_sub(self.left_bytes);
+        old || flushable >= self.shard.limits.flush_bytes
             || !self.flush_waiters.is_empty()
             || self.flush_failed.is_some()
     }
@@ -638,11 +665,17 @@ impl Run {
         let waiters = std::mem::take(&mut self.flush_waiters);
         match outcome {
             Ok(done) => {
+                self.checkpoint = done.checkpoint;
                 if let Err(error) = self.shard.wal.collect(done.checkpoint) {
                     tracing::warn!(%error, "write-ahead log files behind the checkpoint could not be recycled");
                 }
                 let answer = if done.left.is_empty() { Ok(()) } else { Err(AppendError::Key) };
-                self.flush_failed = (!done.left.is_empty()).then(Instant::now);
+                self.flush_failed = None;
+                self.left_bytes = self.shard.shared.tail_bytes_of(|tenant| done.left.contains_key(&tenant));
+                if !done.left.is_empty() {
+                    // Tried again with the next flush: what only these tenants need must not cut everybody's segments small.
+                    self.oldest_unflushed.get_or_insert_with(Instant::now);
+                }
                 for (tenant, reason) in &done.left {
                     tracing::warn!(shard = self.shard.shared.id.0, %tenant, reason, "a tenant's tail could not be flushed and is tried again");
                 }
@@ -665,6 +698,39 @@ impl Run {
         }
     }
 
+    /// Begins a new log file, so that all before it can go, and overwrites what goes.
+    fn purge(&mut self) -> Result<bool, AppendError> {
+        if self.shard.shared.stopped.load(Ordering::Acquire) {
+            return Err(AppendError::Stopped);
+        }
+        self.shard.wal.begin_file();
+        let seq = self.shard.last.0.saturating_add(1);
+        self.body.clear();
+        self.body.resize(HEADER_BYTES, 0);
+        let header = self.header(Kind::Data, seq);
+        self.create(header).map_err(|error| match error {
+            WalError::Full => AppendError::Full,
+            WalError::Failed(_) => {
+                self.shard.shared.stopped.store(true, Ordering::Release);
+                AppendError::Stopped
+            }
+        })?;
+        self.shard.last = (seq, header.digest());
+        let held = self.shard.shared.log_held.load(Ordering::Acquire);
+        if held || self.checkpoint != (self.shard.shared.epoch, seq.saturating_sub(1)) {
+            return Ok(false);
+        }
+        // Everything before this entry is in segments.
+        let done = self.shard.wal.collect(self.checkpoint).and_then(|()| self.shard.wal.wipe_spares());
+        match done {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                tracing::error!(%error, "the log's old files could not be overwritten");
+                Ok(false)
+            }
+        }
+    }
+
     /// A clean end: a seal says that this epoch has no more entries, so that a change to its last one is noticed.
     fn close(&mut self) {
         for (_, parked) in std::mem::take(&mut self.parked) {
@@ -684,97 +750,15 @@ impl Run {
     }
 }
 
-impl ShardShared {
-    #[expect(clippy::too_many_arguments, reason = "one batch on its way from request to entry")]
-    fn append(
-        &self,
-        body: &mut Vec<u8>,
-        partition: Arc<Partition>,
-        batch: ValidBatch,
-        log_append_ms: Option<i64>,
-        now_ms: i64,
-        reply: oneshot::Sender<Result<Appended, AppendError>>,
-        publish: &mut Vec<Publish>,
-        undo: &mut Vec<Undo>,
-    ) {
-        if partition.is_removed() {
-            return drop(reply.send(Err(AppendError::UnknownPartition)));
+/// Whose key seals a command.
+fn owner(command: &Command) -> Option<Owner> {
+    match command {
+        Command::Append { partition, .. } => {
+            Some(Owner { tenant: partition.tenant, key_ref: partition.read().key_ref.clone() })
         }
-        let facts = *batch.facts();
-        let numbered = numbered(&batch);
-        let mut writer = partition.writer();
-        if let Some(numbered) = &numbered {
-            match writer.producers.check(numbered) {
-                Ok(Check::Append) => {}
-                Ok(Check::Duplicate(old)) => {
-                    let appended = Appended {
-                        base_offset: old.base_offset,
-                        log_append_time_ms: log_append_ms.map(|_| old.appended_ms),
-                        log_start_offset: partition.read().log_start,
-                    };
-                    return publish.push(Publish::Repeated { reply, appended });
-                }
-                Err(error) => return drop(reply.send(Err(error))),
-            }
-        }
-        let base_offset = writer.next_offset;
-        let last_offset = base_offset.saturating_add(i64::from(facts.last_offset_delta));
-        let was_listed = writer.epoch_listed;
-        let producer =
-            numbered.map(|numbered| (numbered.producer_id, writer.producers.append(&numbered, base_offset, now_ms)));
-        writer.producers_dirty |= producer.is_some();
-        writer.next_offset = last_offset.saturating_add(1);
-        writer.epoch_listed = true;
-        drop(writer);
-        undo.push(Undo {
-            partition: Arc::clone(&partition),
-            next_offset: base_offset,
-            numbered,
-            producer,
-            epoch_listed: was_listed,
-        });
-        if !was_listed {
-            let record = self.list_epoch(&partition, base_offset);
-            entry::put_state(body, &record.key, record.value.as_deref());
-            publish.push(Publish::State { tenant: partition.tenant, records: vec![record], reply: None });
-        }
-        let head = Bytes::copy_from_slice(&batch.assign_head(base_offset, self.leader_epoch(), log_append_ms));
-        let payload = batch.payload();
-        entry::put_batch(body, partition.id.topic.to_bytes(), partition.id.index, now_ms, &head, &payload);
-        let max_timestamp = log_append_ms.unwrap_or(facts.max_timestamp);
-        let tail = TailBatch { base_offset, last_offset, max_timestamp, appended_ms: now_ms, head, payload };
-        let appended = Appended { base_offset, log_append_time_ms: log_append_ms, log_start_offset: 0 };
-        publish.push(Publish::Append { partition, batch: tail, reply, appended });
+        Command::State { tenant, .. } => Some(Owner { tenant: *tenant, key_ref: None }),
+        _ => None,
     }
-
-    /// The partition's epoch list with this epoch in it.
-    fn list_epoch(&self, partition: &Partition, first_offset: i64) -> StateRecord {
-        let epoch = self.leader_epoch();
-        let mut inner = partition.write();
-        inner.epochs.retain(|(known, _)| *known < epoch);
-        inner.epochs.push((epoch, first_offset));
-        let value: Vec<u8> = inner
-            .epochs
-            .iter()
-            .flat_map(|(epoch, offset)| [epoch.to_be_bytes().to_vec(), offset.to_be_bytes().to_vec()].concat())
-            .collect();
-        StateRecord { key: own_key(STATE_EPOCHS, partition), value: Some(value.into()) }
-    }
-}
-
-/// Key of the engine's own state of a partition.
-pub fn own_key(kind: u8, partition: &Partition) -> Bytes {
-    [&[OWN_STATE, kind][..], &partition.id.topic.to_bytes(), &partition.id.index.to_be_bytes()].concat().into()
-}
-
-fn numbered(batch: &ValidBatch) -> Option<Numbered> {
-    let facts = batch.facts();
-    facts.producer.map(|producer| Numbered {
-        producer_id: producer.id,
-        epoch: producer.epoch,
-        base_sequence: producer.base_sequence,
-        last_offset_delta: facts.last_offset_delta,
-    })
 }
 
 /// Refuses for a passing reason. An unknown producer must come again with this batch before any later one: else a later

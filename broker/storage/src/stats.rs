@@ -12,6 +12,9 @@ pub struct Counters {
     pub cache_hits: AtomicU64,
     pub cache_misses: AtomicU64,
     pub integrity_failures: AtomicU64,
+    pub keys_rewrapped: AtomicU64,
+    pub segments_rewritten: AtomicU64,
+    pub segments_scrubbed: AtomicU64,
 }
 
 /// The engine's figures at one moment.
@@ -35,6 +38,12 @@ pub struct EngineStats {
     pub cache_hits: u64,
     /// Frames read and opened.
     pub cache_misses: u64,
+    /// Keys wrapped anew since start.
+    pub keys_rewrapped: u64,
+    /// Segments rewritten under new data keys since start.
+    pub segments_rewritten: u64,
+    /// Segments checked by the scrub since start.
+    pub segments_scrubbed: u64,
     /// Reads that met stored bytes that are not what was written.
     pub integrity_failures: u64,
 }

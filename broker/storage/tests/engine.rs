@@ -86,6 +86,7 @@ impl World {
         EngineConfig {
             wal_file_bytes: 256 * 1024,
             shards: 1,
+            topic_keys_folder: Some(self.folder.path().join("topic-keys")),
             ..EngineConfig::in_folder(self.folder.path().join("wal"))
         }
     }
@@ -111,6 +112,13 @@ impl World {
         Engine::open(config, cluster, metadata, objects, self.vault.clone(), clock).await
     }
 
+    /// The manifest's file is whole: its last user is gone.
+    async fn settled(&self) {
+        while self.folder.path().join("manifest.db-wal").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn object_bytes(&self) -> u64 {
         fn walk(path: &Path) -> u64 {
             std::fs::read_dir(path)
@@ -126,7 +134,7 @@ impl World {
                 })
                 .sum()
         }
-        walk(&self.folder.path().join("objects"))
+        walk(&self.folder.path().join("objects/seg"))
     }
 }
 
@@ -429,5 +437,170 @@ async fn broker_killed_again_and_again_keeps_few_log_files_and_every_record() {
         drop(engine);
         let files = std::fs::read_dir(world.folder.path().join("wal/0000")).unwrap().count();
         assert!(files <= 16, "{files} log files after {kill} kills");
+    }
+}
+
+fn other_tenant() -> TenantId {
+    TenantId::new(222_222_222_222).unwrap()
+}
+
+async fn topic_of(engine: &Engine, tenant: TenantId) -> PartitionId {
+    let id = TopicId::random();
+    let name_index = schloss_crypto::digest::sha256(&id.to_bytes());
+    let row = TopicRow { tenant, topic_id: id, name_index, sealed: vec![1], partitions: 1, created_ms: 1 };
+    engine.create_topic(row, LogConfig::default()).await.unwrap();
+    PartitionId { topic: id, index: 0 }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenant_whose_key_is_denied_at_start_loses_nothing_and_the_others_are_served() {
+    let world = World::new();
+    let engine = world.open().await;
+    let (ours, theirs) = (topic_of(&engine, tenant()).await, topic_of(&engine, other_tenant()).await);
+    put(&engine, ours, &[b"in a segment"]).await;
+    let state = StateRecord { key: Bytes::from_static(b"\x05group"), value: Some(Bytes::from_static(b"offset")) };
+    engine.put_state(tenant(), vec![state.clone()]).await.unwrap();
+    engine.flush().await.unwrap();
+    put(&engine, ours, &[b"in the log"]).await;
+    put(&engine, theirs, &[b"theirs"]).await;
+    drop(engine);
+    world.vault.set_denied(tenant().to_bytes(), true);
+    let engine = world.open().await;
+    assert_eq!(engine.locked_tenants().len(), 1);
+    assert_eq!(values(&engine, theirs, 0).await.len(), 1);
+    put(&engine, theirs, &[b"more"]).await;
+    // Flushes, and retention, and another start must not touch what stays sealed.
+    engine.flush().await.unwrap();
+    engine.apply_retention().await;
+    assert!(engine.unlock(tenant()).await.is_err());
+    drop(engine);
+    let engine = world.open().await;
+    engine.flush().await.unwrap();
+    world.vault.set_denied(tenant().to_bytes(), false);
+    engine.unlock(tenant()).await.unwrap();
+    assert!(engine.locked_tenants().is_empty());
+    let expected = vec![(0, b"in a segment".to_vec()), (1, b"in the log".to_vec())];
+    assert_eq!(values(&engine, ours, 0).await, expected);
+    assert_eq!(engine.state(tenant()), [(state.key, state.value.unwrap())]);
+    assert_eq!(put(&engine, ours, &[b"after"]).await, 2);
+    engine.flush().await.unwrap();
+    drop(engine);
+    let engine = world.open().await;
+    assert_eq!(values(&engine, ours, 0).await.len(), 3);
+    assert_eq!(values(&engine, theirs, 0).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn denied_tenant_is_neither_written_nor_read_from_segments_and_is_whole_afterwards() {
+    let world = World::new();
+    let engine = world.open().await;
+    let ours = topic_of(&engine, tenant()).await;
+    put(&engine, ours, &[b"one"]).await;
+    engine.flush().await.unwrap();
+    assert_eq!(values(&engine, ours, 0).await.len(), 1);
+    world.vault.set_denied(tenant().to_bytes(), true);
+    engine.forget_keys(tenant());
+    assert!(engine.read(ours, 0, 1024, true).await.is_err(), "neither the index nor the cache outlives the key");
+    let refused = engine.submit(ours, batch(&[b"two"], None, NOW_MS), false).await;
+    assert_eq!(refused.unwrap_err(), AppendError::Key);
+    world.vault.set_denied(tenant().to_bytes(), false);
+    assert_eq!(put(&engine, ours, &[b"two"]).await, 1);
+    assert_eq!(values(&engine, ours, 0).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rewritten_records_read_the_same_from_new_objects_and_after_a_restart() {
+    let world = World::new();
+    let engine = world.open().await;
+    let (one, two) = (topic_of(&engine, tenant()).await, topic_of(&engine, tenant()).await);
+    for n in 0..20_u8 {
+        put(&engine, one, &[&[n; 300]]).await;
+        put(&engine, two, &[&[n; 30]]).await;
+        if n % 7 == 0 {
+            engine.flush().await.unwrap();
+        }
+    }
+    engine.flush().await.unwrap();
+    let before = (values(&engine, one, 0).await, values(&engine, two, 0).await);
+    let progress = tokio::sync::watch::Sender::new((0, 0));
+    let done = engine.rewrite(tenant(), None, u64::MAX / 2, &progress).await.unwrap();
+    assert_eq!(done.segments, 4);
+    assert_eq!((values(&engine, one, 0).await, values(&engine, two, 0).await), before);
+    drop(engine);
+    let engine = world.open().await;
+    assert_eq!((values(&engine, one, 0).await, values(&engine, two, 0).await), before);
+    let found = engine.scrub(None, u64::MAX / 2, &progress).await;
+    assert_eq!((found.good, found.damaged.len(), found.unread.len()), (4, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shredded_topic_opens_from_no_copy_of_the_data_folder_and_its_neighbour_is_whole() {
+    let world = World::new();
+    let engine = world.open().await;
+    let (doomed, kept) = (topic_of(&engine, tenant()).await, topic_of(&engine, tenant()).await);
+    put(&engine, doomed, &[b"doomed"]).await;
+    put(&engine, kept, &[b"kept"]).await;
+    engine.flush().await.unwrap();
+    engine.close().await;
+    drop(engine);
+    world.settled().await;
+    let copy = tempfile::tempdir().unwrap();
+    copy_folder(world.folder.path(), copy.path());
+    let engine = world.open().await;
+    let done = engine.shred_topic(tenant(), doomed.topic, 1).await.unwrap();
+    assert_eq!((done.objects, done.topic_keys, done.log_purged), (1, 1, true));
+    assert_eq!(values(&engine, kept, 0).await, [(0, b"kept".to_vec())]);
+    engine.close().await;
+    drop(engine);
+    world.settled().await;
+    // The whole data folder as it was, manifest and all; the topic keys as they are.
+    for name in ["objects", "wal"] {
+        std::fs::remove_dir_all(world.folder.path().join(name)).unwrap();
+        copy_folder(&copy.path().join(name), &world.folder.path().join(name));
+    }
+    std::fs::copy(copy.path().join("manifest.db"), world.folder.path().join("manifest.db")).unwrap();
+    let engine = world.open().await;
+    assert!(matches!(engine.read(doomed, 0, 1024, true).await, Err(ReadError::Damaged(_))));
+    assert_eq!(values(&engine, kept, 0).await, [(0, b"kept".to_vec())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn older_manifest_over_newer_objects_is_refused_and_nothing_is_swept() {
+    let world = World::new();
+    let engine = world.open().await;
+    let ours = topic_of(&engine, tenant()).await;
+    put(&engine, ours, &[b"one"]).await;
+    engine.flush().await.unwrap();
+    engine.close().await;
+    drop(engine);
+    world.settled().await;
+    let manifest = world.folder.path().join("manifest.db");
+    let older = std::fs::read(&manifest).unwrap();
+    let engine = world.open().await;
+    put(&engine, ours, &[b"two"]).await;
+    engine.flush().await.unwrap();
+    engine.close().await;
+    drop(engine);
+    world.settled().await;
+    let objects = world.object_bytes();
+    let newer = std::fs::read(&manifest).unwrap();
+    std::fs::write(&manifest, older).unwrap();
+    let refused = world.try_open(world.config()).await.map(drop).unwrap_err();
+    assert!(matches!(refused, OpenError::OlderManifest { .. }), "{refused}");
+    assert_eq!(world.object_bytes(), objects);
+    std::fs::write(&manifest, newer).unwrap();
+    assert_eq!(values(&*world.open().await, ours, 0).await.len(), 2);
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
     }
 }

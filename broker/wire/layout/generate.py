@@ -18,7 +18,7 @@ leave_group sync_group describe_groups list_groups sasl_handshake api_versions c
 init_producer_id offset_for_leader_epoch describe_configs alter_configs describe_log_dirs sasl_authenticate
 create_partitions delete_groups incremental_alter_configs offset_delete describe_cluster get_telemetry_subscriptions
 push_telemetry describe_topic_partitions create_delegation_token renew_delegation_token expire_delegation_token
-describe_delegation_token describe_acls create_acls delete_acls describe_user_scram_credentials alter_user_scram_credentials""".split()
+describe_delegation_token describe_acls create_acls delete_acls describe_client_quotas describe_user_scram_credentials alter_user_scram_credentials""".split()
 
 # request: (newest version, {structure: (field that ends, field that takes its place, its shape)})
 NEWER = {

@@ -884,6 +884,27 @@ static DELETE_ACLS: Layout = Layout {
     ],
 };
 
+static DESCRIBE_CLIENT_QUOTAS_COMPONENT_DATA: Layout = Layout {
+    flexible_since: 1,
+    fields: &[
+        Field { since: 0, until: 1, shape: Shape::Text { nullable: false } }, // entity_type
+        Field { since: 0, until: 1, shape: Shape::Fixed(1) }, // match_type
+        Field { since: 0, until: 1, shape: Shape::Text { nullable: true } }, // _match
+    ],
+    tagged: &[
+    ],
+};
+
+static DESCRIBE_CLIENT_QUOTAS: Layout = Layout {
+    flexible_since: 1,
+    fields: &[
+        Field { since: 0, until: 1, shape: Shape::Array { nullable: false, element: &Shape::Struct(&DESCRIBE_CLIENT_QUOTAS_COMPONENT_DATA) } }, // components
+        Field { since: 0, until: 1, shape: Shape::Fixed(1) }, // strict
+    ],
+    tagged: &[
+    ],
+};
+
 static DESCRIBE_USER_SCRAM_CREDENTIALS: Layout = Layout {
     flexible_since: 0,
     fields: &[
@@ -973,6 +994,7 @@ pub(super) fn of_request(api_key: i16) -> Option<&'static Layout> {
         42 => Some(&DELETE_GROUPS),
         44 => Some(&INCREMENTAL_ALTER_CONFIGS),
         47 => Some(&OFFSET_DELETE),
+        48 => Some(&DESCRIBE_CLIENT_QUOTAS),
         50 => Some(&DESCRIBE_USER_SCRAM_CREDENTIALS),
         51 => Some(&ALTER_USER_SCRAM_CREDENTIALS),
         60 => Some(&DESCRIBE_CLUSTER),

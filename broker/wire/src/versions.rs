@@ -25,7 +25,7 @@ const fn range(key: i16, min: i16, max: i16) -> ApiRange {
 }
 
 /// Sorted by key.
-static ADVERTISED: [ApiRange; 41] = [
+static ADVERTISED: [ApiRange; 42] = [
     range(0, 0, 13), // Produce
     range(1, 4, 18), // Fetch
     range(2, 1, 11), // ListOffsets
@@ -61,6 +61,7 @@ static ADVERTISED: [ApiRange; 41] = [
     range(42, 0, 2), // DeleteGroups
     range(44, 0, 1), // IncrementalAlterConfigs
     range(47, 0, 0), // OffsetDelete
+    range(48, 0, 1), // DescribeClientQuotas
     range(50, 0, 0), // DescribeUserScramCredentials
     range(51, 0, 0), // AlterUserScramCredentials
     range(60, 0, 2), // DescribeCluster

@@ -3,8 +3,10 @@
 //! In: a tenant and what a key is for ([`EncryptionContext`]). Out: data keys, through [`Vault`], which is the
 //! [`schloss_crypto::KeyVault`] of the whole broker.
 //!
-//! - [`Kms`]: four verbs every provider has. [`LocalKeyring`] is a sealed file, [`AwsKms`] is AWS KMS.
-//! - [`Vault`]: which tenant uses which KMS key, the cache of plain data keys, one call in flight per key, key-use events.
+//! - [`Kms`]: four verbs every provider has. [`LocalKeyring`] is a sealed file, [`AwsKms`] is AWS KMS, [`Transit`] is
+//!   HashiCorp Vault's or OpenBao's transit engine.
+//! - Layers, each alone: retries within a budget, counting and timing, and [`Vault`]: which tenant uses which KMS key, the cache
+//!   of plain data keys, one call in flight per key, key-use events.
 //!
 //! Invariants
 //! - Every use of a KMS key is recorded by the [`KeyUseSink`] before the data key is handed out; not recorded, not done.
@@ -18,12 +20,20 @@ mod aws;
 mod cache;
 mod key_use;
 mod local;
+mod measured;
 mod provider;
+mod retry;
+mod seen;
+#[cfg(test)]
+mod suite;
+mod transit;
 mod vault;
 
-pub use aws::{AwsCredentials, AwsKms, AwsKmsConfig};
+pub use aws::{AwsCredentials, AwsKms, AwsKmsConfig, AwsRole};
 pub use key_use::{KeyOperation, KeyOutcome, KeyUse, KeyUseSink, NotRecorded};
 pub use local::{KeyringError, LocalKeyring, Unlock, write_key_file};
 pub use provider::{KeyState, Kms};
 pub use schloss_crypto::EncryptionContext;
-pub use vault::{KeyName, KmsStats, TenantKeyState, TenantKeys, Vault, VaultConfig};
+pub use seen::TenantKeyState;
+pub use transit::{Transit, TransitConfig, TransitError};
+pub use vault::{KeyName, KeyReport, KeyWatch, KmsStats, TenantKeys, Vault, VaultConfig};

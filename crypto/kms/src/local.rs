@@ -469,6 +469,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn local_keyring_keeps_every_promise_of_the_suite() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, unlock) = with_key_file(folder.path());
+        let keyring = LocalKeyring::create(&path, &unlock).unwrap();
+        keyring.ensure_key("first").unwrap();
+        keyring.ensure_key("second").unwrap();
+        crate::suite::run(&keyring, "first", "second", "unknown").await;
+    }
+
+    #[tokio::test]
     async fn re_encrypted_key_opens_under_the_new_key_and_the_old_may_be_disabled() {
         let folder = tempfile::tempdir().unwrap();
         let (path, unlock) = with_key_file(folder.path());

@@ -1,24 +1,29 @@
-//! The broker's [`KeyVault`]: tenant → KMS key, cache, one call in flight per key, key-use events, verdicts.
+//! The broker's [`KeyVault`]: tenant → KMS keys, cache, one call in flight per key, key-use events, verdicts.
 //!
 //! Invariants
-//! - At most `cached_keys_max` plain keys; none is served longer than `proof_age_max` after its last KMS proof, or
-//!   `outage_grace` while the KMS gives no answer.
-//! - A denial drops all cached keys of that tenant, and of that tenant only.
+//! - At most `cached_keys_max` plain keys. None is served unless its KMS key's [`Standing`] is usable: proved within
+//!   `proof_age_max` by any successful call, or unreachable and proved within the grace.
+//! - A denial of a tenant's current key drops all cached keys of that tenant, a denial of another of its keys those that
+//!   one opened; never another tenant's. Who holds on to opened keys is told at once ([`KeyWatch`]).
 //! - A key is handed out only after its use was recorded. Keys of [`Purpose::Audit`] are the exception: the audit log cannot record
-//!   before it is open, and records their use itself once it is.
+//!   before it is open, and records their use itself once it is. Probes that find nothing new are no use: they hand out nothing.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use schloss_crypto::{DataKey, Denial, EncryptionContext, KeyError, KeyVault, Outage, Purpose, WrappedKey};
+use futures::StreamExt;
+use schloss_crypto::{DataKey, Denial, EncryptionContext, KeyError, KeyVault, Outage, Purpose, Standing, WrappedKey};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
 use crate::cache::{Cache, CacheKey};
 use crate::key_use::{KeyOperation, KeyOutcome, KeyUse, KeyUseSink};
-use crate::provider::{KeyState, Kms};
+use crate::measured::{Calls, Measured};
+use crate::provider::Kms;
+use crate::retry::Retry;
+use crate::seen::{Seen, TenantKeyState};
 
 /// A wrapping key: which provider, and its name there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,8 +39,10 @@ pub struct KeyName {
 pub struct TenantKeys {
     /// Wraps new data keys.
     pub current: KeyName,
-    /// May still open old ones.
-    pub previous: Vec<KeyName>,
+    /// May still open old ones, and wrap where a topic names them.
+    pub others: Vec<KeyName>,
+    /// Instead of the vault's `outage_grace`.
+    pub outage_grace: Option<Duration>,
 }
 
 /// Bounds of the vault.
@@ -43,14 +50,16 @@ pub struct TenantKeys {
 pub struct VaultConfig {
     /// Plain data keys held at once.
     pub cached_keys_max: usize,
-    /// Age since the last KMS proof after which a key is proved again.
+    /// Age of the last KMS proof after which a KMS key is proved again before anything it opened is used.
     pub proof_age_max: Duration,
-    /// Age up to which keys serve on while the KMS gives no answer.
+    /// Age of the last proof up to which keys serve on while the KMS gives no answer.
     pub outage_grace: Duration,
-    /// Deadline of one KMS call.
+    /// Deadline of one KMS call, all tries together.
     pub call_timeout: Duration,
     /// A denial is repeated from memory this long, so that clients' retries do not become KMS calls.
     pub denial_memory: Duration,
+    /// The same for an outage.
+    pub outage_memory: Duration,
 }
 
 impl Default for VaultConfig {
@@ -61,27 +70,20 @@ impl Default for VaultConfig {
             outage_grace: Duration::from_secs(15 * 60),
             call_timeout: Duration::from_secs(10),
             denial_memory: Duration::from_secs(5),
+            outage_memory: Duration::from_secs(1),
         }
     }
 }
 
-/// How a tenant's KMS key was last seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TenantKeyState {
-    /// Never asked since start.
-    Unproved,
-    /// The last call succeeded.
-    Proved,
-    /// The last call was refused: the tenant is stopped.
-    Denied(Denial),
-    /// The last call got no answer: the tenant lives on cached keys.
-    Unreachable(Outage),
-}
+/// Deadline of one probe: shorter than a call's, so that a round of them stays within its bound.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Probes under way at once.
+const PROBES_MAX: usize = 64;
 
 /// Counters since start, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KmsStats {
-    /// GenerateDataKey calls.
+    /// GenerateDataKey calls; every try counts, here and below.
     pub generate_calls: u64,
     /// Decrypt calls.
     pub decrypt_calls: u64,
@@ -89,10 +91,14 @@ pub struct KmsStats {
     pub re_encrypt_calls: u64,
     /// DescribeKey calls.
     pub describe_calls: u64,
+    /// Calls that only asked whether a key may be used.
+    pub probe_calls: u64,
     /// Calls refused by the KMS.
     pub denied: u64,
     /// Calls without an answer.
     pub unreachable: u64,
+    /// Nanoseconds in calls.
+    pub call_nanos: u64,
     /// Keys served without a call.
     pub cache_hits: u64,
     /// Keys served past their age because the KMS gave no answer.
@@ -101,52 +107,67 @@ pub struct KmsStats {
     pub cached_keys: u64,
 }
 
-#[derive(Default)]
-struct Counters {
-    generate: AtomicU64,
-    decrypt: AtomicU64,
-    re_encrypt: AtomicU64,
-    describe: AtomicU64,
-    denied: AtomicU64,
-    unreachable: AtomicU64,
-    cache_hits: AtomicU64,
-    grace_hits: AtomicU64,
+/// Told at once when what is known of a key changes. Must not block.
+pub trait KeyWatch: Send + Sync {
+    /// The tenant's current KMS key is seen otherwise than before.
+    fn state_changed(&self, tenant: [u8; 16], key: &KeyName, state: TenantKeyState);
+
+    /// What this KMS key opened must be dropped now: it was denied, or not proved for too long.
+    fn wipe(&self, tenant: [u8; 16], key: &KeyName);
 }
 
-/// What is known of a tenant's key.
-#[derive(Clone, Copy)]
-struct Seen {
-    state: TenantKeyState,
-    /// When `state` was learnt.
-    learnt: Instant,
-    used: Instant,
+/// What [`Vault::describe`] tells of one KMS key of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyReport {
+    /// The key.
+    pub name: KeyName,
+    /// Wraps what is new.
+    pub current: bool,
+    /// As it was last seen.
+    pub state: TenantKeyState,
+    /// For how long.
+    pub since: Option<Duration>,
 }
+
+type Known = HashMap<([u8; 16], KeyName), Seen>;
 
 /// See the head of this file.
 pub struct Vault {
     config: VaultConfig,
     providers: HashMap<&'static str, Arc<dyn Kms>>,
     tenants: Mutex<HashMap<[u8; 16], TenantKeys>>,
-    seen: Mutex<HashMap<[u8; 16], Seen>>,
+    seen: Mutex<Known>,
     cache: Mutex<Cache>,
     in_flight: Mutex<HashMap<CacheKey, Arc<AsyncMutex<()>>>>,
     sink: OnceLock<Arc<dyn KeyUseSink>>,
-    counters: Counters,
+    watch: OnceLock<Arc<dyn KeyWatch>>,
+    calls: Arc<Calls>,
+    cache_hits: AtomicU64,
+    grace_hits: AtomicU64,
 }
 
 impl Vault {
-    /// A vault over `providers`. Until [`Vault::attach_sink`] only the audit log's own keys are given.
+    /// A vault over `providers`, each behind the layers of retries and measuring. Until [`Vault::attach_sink`] only the audit
+    /// log's own keys are given.
     #[must_use]
     pub fn new(config: VaultConfig, providers: Vec<Arc<dyn Kms>>, tenants: HashMap<[u8; 16], TenantKeys>) -> Arc<Self> {
+        let calls = Arc::new(Calls::default());
+        let layered = |inner: Arc<dyn Kms>| -> Arc<dyn Kms> {
+            let measured = Measured { inner, calls: Arc::clone(&calls) };
+            Arc::new(Retry::new(Arc::new(measured), config.call_timeout / 2))
+        };
         Arc::new(Self {
             config,
-            providers: providers.into_iter().map(|kms| (kms.provider(), kms)).collect(),
+            providers: providers.into_iter().map(|kms| (kms.provider(), layered(kms))).collect(),
             tenants: Mutex::new(tenants),
             seen: Mutex::default(),
             cache: Mutex::new(Cache::new(config.cached_keys_max)),
             in_flight: Mutex::default(),
             sink: OnceLock::new(),
-            counters: Counters::default(),
+            watch: OnceLock::new(),
+            calls,
+            cache_hits: AtomicU64::new(0),
+            grace_hits: AtomicU64::new(0),
         })
     }
 
@@ -155,16 +176,22 @@ impl Vault {
         let _ = self.sink.set(sink);
     }
 
-    /// Replaces the map of tenants' keys (an organisation was reloaded). Tenants whose keys changed lose their cached keys.
+    /// Says who is told of changes. The first call counts; later ones change nothing.
+    pub fn attach_watch(&self, watch: Arc<dyn KeyWatch>) {
+        let _ = self.watch.set(watch);
+    }
+
+    /// Replaces the map of tenants' keys (an organisation was reloaded). What keys opened that are a tenant's no more is wiped.
     pub fn set_tenants(&self, tenants: HashMap<[u8; 16], TenantKeys>) {
-        let before = std::mem::replace(&mut *lock(&self.tenants), tenants.clone());
-        let mut cache = lock(&self.cache);
-        let mut seen = lock(&self.seen);
-        for (tenant, keys) in before {
-            if tenants.get(&tenant) != Some(&keys) {
-                cache.forget_tenant(tenant);
-                seen.remove(&tenant);
-            }
+        *lock(&self.tenants) = tenants.clone();
+        let gone: Vec<([u8; 16], KeyName)> = lock(&self.seen)
+            .keys()
+            .filter(|(tenant, name)| !tenants.get(tenant).is_some_and(|keys| keys.has(name)))
+            .cloned()
+            .collect();
+        for (tenant, name) in gone {
+            lock(&self.seen).remove(&(tenant, name.clone()));
+            self.wipe(tenant, &name);
         }
     }
 
@@ -172,35 +199,76 @@ impl Vault {
     #[must_use]
     pub fn stats(&self) -> KmsStats {
         KmsStats {
-            generate_calls: self.counters.generate.load(Relaxed),
-            decrypt_calls: self.counters.decrypt.load(Relaxed),
-            re_encrypt_calls: self.counters.re_encrypt.load(Relaxed),
-            describe_calls: self.counters.describe.load(Relaxed),
-            denied: self.counters.denied.load(Relaxed),
-            unreachable: self.counters.unreachable.load(Relaxed),
-            cache_hits: self.counters.cache_hits.load(Relaxed),
-            grace_hits: self.counters.grace_hits.load(Relaxed),
+            generate_calls: self.calls.generate.load(Relaxed),
+            decrypt_calls: self.calls.decrypt.load(Relaxed),
+            re_encrypt_calls: self.calls.re_encrypt.load(Relaxed),
+            describe_calls: self.calls.describe.load(Relaxed),
+            probe_calls: self.calls.probe.load(Relaxed),
+            denied: self.calls.denied.load(Relaxed),
+            unreachable: self.calls.unreachable.load(Relaxed),
+            call_nanos: self.calls.nanos.load(Relaxed),
+            cache_hits: self.cache_hits.load(Relaxed),
+            grace_hits: self.grace_hits.load(Relaxed),
             cached_keys: lock(&self.cache).len() as u64,
         }
     }
 
-    /// How a tenant's key was last seen.
+    /// How a tenant's current key was last seen.
     #[must_use]
     pub fn tenant_state(&self, tenant: [u8; 16]) -> TenantKeyState {
-        lock(&self.seen).get(&tenant).map_or(TenantKeyState::Unproved, |seen| seen.state)
+        let Ok(name) = self.current(tenant) else { return TenantKeyState::Denied(Denial::NoKeyConfigured) };
+        lock(&self.seen).get(&(tenant, name)).map_or(TenantKeyState::Unproved, |seen| seen.state)
     }
 
-    /// Asks the KMS about tenants used within `every` whose last verdict is older than that, and forgets keys past every age.
-    /// Called every third of `every`, it bounds how late a disabled key is noticed by `every` (30 s).
+    /// All KMS keys of a tenant as they were last seen. Calls nothing.
+    #[must_use]
+    pub fn describe(&self, tenant: [u8; 16]) -> Vec<KeyReport> {
+        let Some(keys) = lock(&self.tenants).get(&tenant).cloned() else { return Vec::new() };
+        let seen = lock(&self.seen);
+        let report = |name: KeyName, current| {
+            let known = seen.get(&(tenant, name.clone()));
+            let state = known.map_or(TenantKeyState::Unproved, |seen| seen.state);
+            KeyReport { name, current, state, since: known.map(|seen| seen.since.elapsed()) }
+        };
+        let current = report(keys.current, true);
+        std::iter::once(current).chain(keys.others.into_iter().map(|name| report(name, false))).collect()
+    }
+
+    /// Whether a key reference is one of the tenant's.
+    #[must_use]
+    pub fn is_key_of(&self, tenant: [u8; 16], key_ref: &str) -> bool {
+        lock(&self.tenants).get(&tenant).is_some_and(|keys| keys.all().any(|name| name.key_ref == key_ref))
+    }
+
+    /// The standing of a tenant's current key.
+    #[must_use]
+    pub fn tenant_standing(&self, tenant: [u8; 16]) -> Standing {
+        self.current(tenant).map_or(Standing::Stopped, |name| self.standing_of(tenant, &name))
+    }
+
+    /// Asks the KMS about keys used within `every` whose last verdict is older than half of that, and wipes what was opened
+    /// by keys not proved for too long. Called every third of `every`, it bounds how late a disabled key is noticed by `every`.
     pub async fn probe(&self, every: Duration) {
-        lock(&self.cache).forget_older_than(self.config.proof_age_max.max(self.config.outage_grace));
-        let due: Vec<[u8; 16]> = lock(&self.seen)
+        let due: Vec<([u8; 16], KeyName)> = lock(&self.seen)
             .iter()
             .filter(|(_, seen)| seen.used.elapsed() <= every && seen.learnt.elapsed() >= every / 2)
-            .map(|(tenant, _)| *tenant)
+            .map(|(id, _)| id.clone())
             .collect();
-        for tenant in due {
-            let _ = self.probe_tenant(tenant).await;
+        let asked = due.into_iter().map(|(tenant, name)| async move {
+            let _ = self.prove(tenant, &name).await;
+        });
+        futures::stream::iter(asked).buffer_unordered(PROBES_MAX).collect::<()>().await;
+        self.expire();
+    }
+
+    /// Wipes what was opened by keys that may not be used now without asking.
+    fn expire(&self) {
+        let known: Vec<([u8; 16], KeyName)> =
+            lock(&self.seen).iter().filter(|(_, seen)| !seen.wiped).map(|(id, _)| id.clone()).collect();
+        for (tenant, name) in known {
+            if self.standing_of(tenant, &name) != Standing::Usable {
+                self.wipe(tenant, &name);
+            }
         }
     }
 
@@ -210,50 +278,39 @@ impl Vault {
     /// What the KMS said; a denial has then already wiped the tenant's keys.
     pub async fn probe_tenant(&self, tenant: [u8; 16]) -> Result<(), KeyError> {
         let name = self.current(tenant)?;
-        let kms = self.provider(&name)?;
-        self.counters.describe.fetch_add(1, Relaxed);
-        let key_ref = name.key_ref.clone();
-        let denied = |why| Err(KeyError::Denied { key_ref, why });
-        let result = match self.within_deadline(&name, kms.describe(&name.key_ref)).await {
-            Ok(KeyState::Enabled) => Ok(()),
-            Ok(KeyState::Disabled) => denied(Denial::Disabled),
-            Ok(KeyState::PendingDeletion) => denied(Denial::PendingDeletion),
-            Err(error) => Err(error),
-        };
-        let changed = self.tenant_state(tenant);
-        self.learn(tenant, &result, false);
-        // Probes that only confirm what is known are no news; a change is.
-        if changed != self.tenant_state(tenant) {
-            self.record(tenant, &name, KeyOperation::Describe, None, KeyOutcome::of(&result)).await?;
-        }
-        result
+        self.prove(tenant, &name).await
     }
 
-    /// Wraps `wrapped` anew under the tenant's current key; `None` when it already is. The provider must be the same.
-    ///
-    /// # Errors
-    /// As [`KeyVault::open`].
-    pub async fn rewrap(
-        &self,
-        context: &EncryptionContext,
-        wrapped: &WrappedKey,
-    ) -> Result<Option<WrappedKey>, KeyError> {
-        let from = self.allowed(context.tenant, wrapped)?;
-        let to = self.current(context.tenant)?;
-        if from == to {
-            return Ok(None);
+    /// Opens a key that seals nothing. DescribeKey would not do: it is allowed to many who may not decrypt.
+    async fn prove(&self, tenant: [u8; 16], name: &KeyName) -> Result<(), KeyError> {
+        let context = EncryptionContext { cluster: [0; 16], tenant, purpose: Purpose::Probe };
+        let kms = self.provider(name)?;
+        let id = (tenant, name.clone());
+        let blob = lock(&self.seen).get(&id).and_then(|seen| seen.probe.clone());
+        let begun = Instant::now();
+        let deadline = PROBE_TIMEOUT.min(self.config.call_timeout);
+        let result = match &blob {
+            Some(blob) => within(deadline, name, kms.decrypt(&name.key_ref, blob, &context)).await.map(|_| None),
+            None => {
+                within(deadline, name, kms.generate_data_key(&name.key_ref, &context)).await.map(|(_, blob)| Some(blob))
+            }
+        };
+        let before = lock(&self.seen).get(&id).map(|seen| seen.state);
+        self.learn(tenant, name, begun, &result, false);
+        if let Some(seen) = lock(&self.seen).get_mut(&id) {
+            match &result {
+                Ok(Some(fresh)) => seen.probe = Some(fresh.clone()),
+                // A blob the KMS does not know as its own says nothing about the key: ask with another next time.
+                Err(KeyError::Corrupt { .. } | KeyError::ContextMismatch) => seen.probe = None,
+                _ => {}
+            }
         }
-        let denied = |why| KeyError::Denied { key_ref: to.key_ref.clone(), why };
-        if from.provider != to.provider {
-            return Err(denied(Denial::NoKeyConfigured));
+        // Probes that only confirm what is known are no news; a change is.
+        if before != lock(&self.seen).get(&id).map(|seen| seen.state) {
+            let operation = if blob.is_some() { KeyOperation::Decrypt } else { KeyOperation::GenerateDataKey };
+            self.record(tenant, name, operation, Some(context.purpose), KeyOutcome::of(&result)).await?;
         }
-        let kms = self.provider(&to)?;
-        self.counters.re_encrypt.fetch_add(1, Relaxed);
-        let call = kms.re_encrypt(&from.key_ref, &wrapped.blob, &to.key_ref, context);
-        let result = self.within_deadline(&to, call).await;
-        self.settle(context, &to, KeyOperation::ReEncrypt, &result).await?;
-        let blob = result?;
-        Ok(Some(WrappedKey { provider: to.provider, key_ref: to.key_ref, blob }))
+        result.map(drop)
     }
 
     async fn call_open(
@@ -263,23 +320,30 @@ impl Vault {
         id: CacheKey,
     ) -> Result<Arc<DataKey>, KeyError> {
         let name = self.allowed(context.tenant, wrapped)?;
-        self.refuse_if_just_denied(context.tenant, &name)?;
-        let kms = self.provider(&name)?;
-        self.counters.decrypt.fetch_add(1, Relaxed);
-        let result = self.within_deadline(&name, kms.decrypt(&name.key_ref, &wrapped.blob, context)).await;
-        self.settle(context, &name, KeyOperation::Decrypt, &result).await?;
+        let result = match self.refuse_if_just_refused(context.tenant, &name) {
+            Err(remembered) => Err(remembered),
+            Ok(()) => {
+                let kms = self.provider(&name)?;
+                let begun = Instant::now();
+                let call = kms.decrypt(&name.key_ref, &wrapped.blob, context);
+                let result = within(self.config.call_timeout, &name, call).await;
+                self.settle(context, &name, KeyOperation::Decrypt, begun, &result).await?;
+                result
+            }
+        };
         match result {
             Ok(key) => {
                 let key = Arc::new(key);
-                lock(&self.cache).put(id, Arc::clone(&key));
+                lock(&self.cache).put(id, &name.key_ref, Arc::clone(&key));
                 Ok(key)
             }
             Err(error @ KeyError::Unreachable { .. }) => {
-                let cached = lock(&self.cache).find(&id, self.config.outage_grace);
-                if cached.is_some() {
-                    self.counters.grace_hits.fetch_add(1, Relaxed);
+                let held = lock(&self.cache).find(&id);
+                let held = held.filter(|_| self.standing_of(context.tenant, &name) == Standing::Usable);
+                if held.is_some() {
+                    self.grace_hits.fetch_add(1, Relaxed);
                 }
-                cached.ok_or(error)
+                held.ok_or(error)
             }
             Err(error) => Err(error),
         }
@@ -291,9 +355,10 @@ impl Vault {
         context: &EncryptionContext,
         name: &KeyName,
         operation: KeyOperation,
+        begun: Instant,
         result: &Result<T, KeyError>,
     ) -> Result<(), KeyError> {
-        self.learn(context.tenant, result, true);
+        self.learn(context.tenant, name, begun, result, true);
         if matches!(context.purpose, Purpose::Audit) {
             return Ok(());
         }
@@ -314,47 +379,105 @@ impl Vault {
         sink.key_used(event).await.map_err(|_| not_recorded())
     }
 
-    fn learn<T>(&self, tenant: [u8; 16], result: &Result<T, KeyError>, used: bool) {
+    fn learn<T>(&self, tenant: [u8; 16], name: &KeyName, begun: Instant, result: &Result<T, KeyError>, used: bool) {
         let state = match result {
             Ok(_) => TenantKeyState::Proved,
-            Err(KeyError::Denied { why, .. }) => {
-                self.counters.denied.fetch_add(1, Relaxed);
-                lock(&self.cache).forget_tenant(tenant);
-                TenantKeyState::Denied(*why)
-            }
-            Err(KeyError::Unreachable { why, .. }) => {
-                self.counters.unreachable.fetch_add(1, Relaxed);
-                TenantKeyState::Unreachable(*why)
-            }
+            Err(KeyError::Denied { why, .. }) => TenantKeyState::Denied(*why),
+            Err(KeyError::Unreachable { why, .. }) => TenantKeyState::Unreachable(*why),
             // One bad wrapped key says nothing about the KMS key.
             Err(KeyError::Corrupt { .. } | KeyError::ContextMismatch) => return,
         };
         let now = Instant::now();
-        let mut seen = lock(&self.seen);
-        let entry = seen.entry(tenant).or_insert(Seen { state, learnt: now, used: now });
-        entry.state = state;
-        entry.learnt = now;
-        if used {
-            entry.used = now;
+        let changed = {
+            let mut seen = lock(&self.seen);
+            let entry = seen.entry((tenant, name.clone())).or_insert_with(|| Seen::new(now));
+            let changed = entry.state != state;
+            if changed {
+                entry.since = now;
+            }
+            entry.state = state;
+            entry.learnt = now;
+            if state == TenantKeyState::Proved {
+                // From before the question: what it proves is no younger.
+                entry.proved = Some(begun);
+                entry.wiped = false;
+            }
+            if used {
+                entry.used = now;
+            }
+            changed
+        };
+        if self.standing_of(tenant, name) == Standing::Stopped {
+            self.wipe(tenant, name);
+        }
+        if changed
+            && self.current(tenant).is_ok_and(|current| current == *name)
+            && let Some(watch) = self.watch.get()
+        {
+            watch.state_changed(tenant, name, state);
         }
     }
 
-    /// Says that a tenant's key is in use, for rooms that hold on to an opened key: only tenants in use are probed.
+    /// A denial of the current key takes everything of the tenant with it.
+    fn wipe(&self, tenant: [u8; 16], name: &KeyName) {
+        let whole = self.current(tenant).is_ok_and(|current| current == *name)
+            && matches!(self.tenant_state(tenant), TenantKeyState::Denied(_));
+        lock(&self.cache).forget(tenant, (!whole).then_some(name.key_ref.as_str()));
+        if let Some(seen) = lock(&self.seen).get_mut(&(tenant, name.clone())) {
+            seen.wiped = true;
+        }
+        if let Some(watch) = self.watch.get() {
+            watch.wipe(tenant, name);
+        }
+    }
+
+    /// Forgets what is known of a tenant's other keys and wipes what they opened: after a re-wrap nothing needs them, and they are
+    /// not to be asked for any more. What does need one proves it anew.
+    pub fn retire_others(&self, tenant: [u8; 16]) {
+        let Ok(current) = self.current(tenant) else { return };
+        let others: Vec<KeyName> = lock(&self.seen)
+            .keys()
+            .filter(|(owner, name)| *owner == tenant && *name != current)
+            .map(|(_, name)| name.clone())
+            .collect();
+        for name in others {
+            lock(&self.seen).remove(&(tenant, name.clone()));
+            self.wipe(tenant, &name);
+        }
+    }
+
+    /// Says that a tenant is in use, for rooms that hold on to an opened key: only keys in use are probed.
     pub fn mark_used(&self, tenant: [u8; 16]) {
-        if let Some(seen) = lock(&self.seen).get_mut(&tenant) {
+        let Ok(name) = self.current(tenant) else { return };
+        if let Some(seen) = lock(&self.seen).get_mut(&(tenant, name)) {
             seen.used = Instant::now();
         }
     }
 
-    fn refuse_if_just_denied(&self, tenant: [u8; 16], name: &KeyName) -> Result<(), KeyError> {
-        match lock(&self.seen).get(&tenant) {
+    fn refuse_if_just_refused(&self, tenant: [u8; 16], name: &KeyName) -> Result<(), KeyError> {
+        let key_ref = || name.key_ref.clone();
+        match lock(&self.seen).get(&(tenant, name.clone())) {
             Some(Seen { state: TenantKeyState::Denied(why), learnt, .. })
                 if learnt.elapsed() < self.config.denial_memory =>
             {
-                Err(KeyError::Denied { key_ref: name.key_ref.clone(), why: *why })
+                Err(KeyError::Denied { key_ref: key_ref(), why: *why })
+            }
+            Some(Seen { state: TenantKeyState::Unreachable(why), learnt, .. })
+                if learnt.elapsed() < self.config.outage_memory =>
+            {
+                Err(KeyError::Unreachable { key_ref: key_ref(), why: *why })
             }
             _ => Ok(()),
         }
+    }
+
+    fn standing_of(&self, tenant: [u8; 16], name: &KeyName) -> Standing {
+        let grace =
+            lock(&self.tenants).get(&tenant).and_then(|keys| keys.outage_grace).unwrap_or(self.config.outage_grace);
+        let now = Instant::now();
+        lock(&self.seen)
+            .get(&(tenant, name.clone()))
+            .map_or(Standing::Stale, |seen| seen.standing(now, self.config.proof_age_max, grace))
     }
 
     fn current(&self, tenant: [u8; 16]) -> Result<KeyName, KeyError> {
@@ -364,14 +487,19 @@ impl Vault {
             .ok_or(KeyError::Denied { key_ref: "none".to_owned(), why: Denial::NoKeyConfigured })
     }
 
+    /// The key to wrap under: the current one, or the one asked for if it is the tenant's.
+    fn wrapping(&self, tenant: [u8; 16], key_ref: Option<&str>) -> Result<KeyName, KeyError> {
+        let Some(key_ref) = key_ref else { return self.current(tenant) };
+        let tenants = lock(&self.tenants);
+        let own = tenants.get(&tenant).and_then(|keys| keys.all().find(|name| name.key_ref == key_ref).cloned());
+        own.ok_or_else(|| KeyError::Denied { key_ref: key_ref.to_owned(), why: Denial::NoKeyConfigured })
+    }
+
     /// SECURITY: the name in a stored row is a claim. Only keys configured for this tenant are ever asked, so a row cannot make us
     /// call somebody else's key.
     fn allowed(&self, tenant: [u8; 16], wrapped: &WrappedKey) -> Result<KeyName, KeyError> {
         let claimed = KeyName { provider: wrapped.provider.clone(), key_ref: wrapped.key_ref.clone() };
-        let known = lock(&self.tenants)
-            .get(&tenant)
-            .is_some_and(|keys| keys.current == claimed || keys.previous.contains(&claimed));
-        if known {
+        if lock(&self.tenants).get(&tenant).is_some_and(|keys| keys.has(&claimed)) {
             Ok(claimed)
         } else {
             Err(KeyError::Denied { key_ref: claimed.key_ref, why: Denial::NoKeyConfigured })
@@ -385,50 +513,67 @@ impl Vault {
             .ok_or_else(|| KeyError::Denied { key_ref: name.key_ref.clone(), why: Denial::NoKeyConfigured })
     }
 
-    async fn within_deadline<T>(
-        &self,
-        name: &KeyName,
-        call: impl Future<Output = Result<T, KeyError>>,
-    ) -> Result<T, KeyError> {
-        match tokio::time::timeout(self.config.call_timeout, call).await {
-            Ok(result) => result,
-            Err(_) => Err(KeyError::Unreachable { key_ref: name.key_ref.clone(), why: Outage::NoAnswer }),
+    /// A cached key whose KMS key may be used.
+    fn cached(&self, name: &KeyName, id: &CacheKey) -> Option<Arc<DataKey>> {
+        let tenant = id.context.tenant;
+        if self.standing_of(tenant, name) != Standing::Usable {
+            return None;
         }
+        let key = lock(&self.cache).find(id)?;
+        self.cache_hits.fetch_add(1, Relaxed);
+        if let Some(seen) = lock(&self.seen).get_mut(&(tenant, name.clone())) {
+            seen.used = Instant::now();
+        }
+        Some(key)
+    }
+}
+
+impl TenantKeys {
+    /// One key and nothing special.
+    #[must_use]
+    pub fn only(current: KeyName) -> Self {
+        Self { current, others: Vec::new(), outage_grace: None }
     }
 
-    fn cached(&self, id: &CacheKey) -> Option<Arc<DataKey>> {
-        let key = lock(&self.cache).find(id, self.config.proof_age_max)?;
-        self.counters.cache_hits.fetch_add(1, Relaxed);
-        self.mark_used(id.context.tenant);
-        Some(key)
+    fn all(&self) -> impl Iterator<Item = &KeyName> {
+        std::iter::once(&self.current).chain(&self.others)
+    }
+
+    fn has(&self, name: &KeyName) -> bool {
+        self.all().any(|own| own == name)
     }
 }
 
 #[async_trait::async_trait]
 impl KeyVault for Vault {
-    async fn generate(&self, context: &EncryptionContext) -> Result<(Arc<DataKey>, WrappedKey), KeyError> {
-        let name = self.current(context.tenant)?;
-        self.refuse_if_just_denied(context.tenant, &name)?;
+    async fn generate_under(
+        &self,
+        context: &EncryptionContext,
+        key_ref: Option<&str>,
+    ) -> Result<(Arc<DataKey>, WrappedKey), KeyError> {
+        let name = self.wrapping(context.tenant, key_ref)?;
+        self.refuse_if_just_refused(context.tenant, &name)?;
         let kms = self.provider(&name)?;
-        self.counters.generate.fetch_add(1, Relaxed);
-        let result = self.within_deadline(&name, kms.generate_data_key(&name.key_ref, context)).await;
-        self.settle(context, &name, KeyOperation::GenerateDataKey, &result).await?;
+        let begun = Instant::now();
+        let call = kms.generate_data_key(&name.key_ref, context);
+        let result = within(self.config.call_timeout, &name, call).await;
+        self.settle(context, &name, KeyOperation::GenerateDataKey, begun, &result).await?;
         let (key, blob) = result?;
         let key = Arc::new(key);
-        lock(&self.cache).put(CacheKey::new(context, &blob), Arc::clone(&key));
+        lock(&self.cache).put(CacheKey::new(context, &blob), &name.key_ref, Arc::clone(&key));
         Ok((key, WrappedKey { provider: name.provider, key_ref: name.key_ref, blob }))
     }
 
     async fn open(&self, context: &EncryptionContext, wrapped: &WrappedKey) -> Result<Arc<DataKey>, KeyError> {
         let id = CacheKey::new(context, &wrapped.blob);
-        self.allowed(context.tenant, wrapped)?;
-        if let Some(key) = self.cached(&id) {
+        let name = self.allowed(context.tenant, wrapped)?;
+        if let Some(key) = self.cached(&name, &id) {
             return Ok(key);
         }
         let gate = Arc::clone(lock(&self.in_flight).entry(id).or_default());
         let result = {
             let _one_at_a_time = gate.lock().await;
-            match self.cached(&id) {
+            match self.cached(&name, &id) {
                 Some(key) => Ok(key),
                 None => self.call_open(context, wrapped, id).await,
             }
@@ -441,11 +586,59 @@ impl KeyVault for Vault {
         drop(in_flight);
         result
     }
+
+    // The provider must be the same: no KMS re-encrypts for another.
+    async fn rewrap(
+        &self,
+        context: &EncryptionContext,
+        wrapped: &WrappedKey,
+        key_ref: Option<&str>,
+    ) -> Result<Option<WrappedKey>, KeyError> {
+        let from = self.allowed(context.tenant, wrapped)?;
+        let to = self.wrapping(context.tenant, key_ref)?;
+        if from == to {
+            return Ok(None);
+        }
+        if from.provider != to.provider {
+            return Err(KeyError::Denied { key_ref: to.key_ref, why: Denial::NoKeyConfigured });
+        }
+        let kms = self.provider(&to)?;
+        let begun = Instant::now();
+        let call = kms.re_encrypt(&from.key_ref, &wrapped.blob, &to.key_ref, context);
+        let result = within(self.config.call_timeout, &to, call).await;
+        // Success proves the key. A refusal is of re-encrypting, by one key or the other: it says nothing about opening and
+        // must stop nobody.
+        if result.is_ok() {
+            self.learn(context.tenant, &to, begun, &result, true);
+        }
+        let outcome = KeyOutcome::of(&result);
+        self.record(context.tenant, &to, KeyOperation::ReEncrypt, Some(context.purpose), outcome).await?;
+        let blob = result?;
+        Ok(Some(WrappedKey { provider: to.provider, key_ref: to.key_ref, blob }))
+    }
+
+    fn standing(&self, tenant: [u8; 16], key_ref: &str) -> Standing {
+        if self.tenant_standing(tenant) == Standing::Stopped {
+            return Standing::Stopped;
+        }
+        self.wrapping(tenant, Some(key_ref)).map_or(Standing::Stopped, |name| self.standing_of(tenant, &name))
+    }
 }
 
 impl std::fmt::Debug for Vault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Vault").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+async fn within<T>(
+    deadline: Duration,
+    name: &KeyName,
+    call: impl Future<Output = Result<T, KeyError>>,
+) -> Result<T, KeyError> {
+    match tokio::time::timeout(deadline, call).await {
+        Ok(result) => result,
+        Err(_) => Err(KeyError::Unreachable { key_ref: name.key_ref.clone(), why: Outage::NoAnswer }),
     }
 }
 

@@ -9,6 +9,8 @@
 //!
 //! Keys: PRK = HKDF-Extract-SHA-512(salt = object id, ikm = data key); `frame`, `footer`, `header` keys and `commit` are expanded
 //! with the label `schloss/1/` ‖ name ‖ suite u16.
+//! Frames of a topic with a key of its own: PRK = HKDF-Extract-SHA-512(salt = object id, ikm = data key ‖ topic key), label
+//! `topic-frame`. The footer's index says which topics these are.
 //! Nonces: domain u32 (1 data, 2 last, 3 footer, 4 header) ‖ number u64 (the frame's; frame count for the footer; 0).
 //! Associated data of frame n: suite u16 ‖ object id \[32\] ‖ tenant \[16\] ‖ topic \[16\] ‖ partition i32 ‖ n u32 ‖ kind u8 ‖ plain_len u32
 //! ‖ first offset i64 ‖ last offset i64. Of the footer: suite ‖ object id ‖ tenant ‖ frame count u32 ‖ position u64 ‖ plain_len u32.
@@ -25,10 +27,11 @@ mod opener;
 mod writer;
 
 pub use header::{HEAD_BYTES, SegmentHeader, new_object_id, read_wrapped_key};
-pub use opener::{Footer, ObjectExpectation, SegmentOpener};
+pub use opener::{Footer, Inspected, ObjectExpectation, SegmentOpener, inspect};
 pub use writer::{FrameFacts, FrameRef, SealedSegment, SegmentWriter};
 
-use crate::aead::{Nonce, SUITE, TAG_BYTES};
+use crate::DataKey;
+use crate::aead::{Nonce, Root, SUITE, SealKey, TAG_BYTES};
 
 /// Bytes of a frame before its ciphertext.
 pub const FRAME_PREFIX_BYTES: usize = 5;
@@ -67,6 +70,11 @@ impl FrameKind {
         };
         Nonce { domain, number: number as u64 }
     }
+}
+
+/// Opens nothing without both: the data key, which the KMS can refuse, and the topic's, which can be destroyed.
+fn topic_frame_key(data_key: &DataKey, topic_key: &DataKey, object_id: &[u8; 32]) -> SealKey {
+    Root::of_both(data_key, topic_key, object_id).key("topic-frame")
 }
 
 fn frame_associated_data(

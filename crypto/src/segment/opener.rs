@@ -1,5 +1,8 @@
 //! Opens single frames and the footer of a segment object, each checked against its manifest row.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::DataKey;
@@ -10,7 +13,7 @@ use crate::segment::header::{self, SegmentHeader};
 use crate::segment::writer::FrameFacts;
 use crate::segment::{
     FOOTER_DOMAIN, FOOTER_MAGIC, FOOTER_PREFIX_BYTES, FOOTER_TRAILER_BYTES, FRAME_PREFIX_BYTES, FrameKind,
-    footer_associated_data, frame_associated_data,
+    footer_associated_data, frame_associated_data, topic_frame_key,
 };
 
 const FRAME: &str = "frame";
@@ -40,12 +43,61 @@ pub struct Footer {
     pub frame_tags_digest: [u8; 32],
 }
 
+/// What stands in the clear in a segment object. Nothing of it is verified: that needs the data key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inspected {
+    /// The header's facts.
+    pub header: SegmentHeader,
+    /// The commitment to the data key.
+    pub commit: [u8; 32],
+    /// Frames, as the footer says and the object has.
+    pub frame_count: u32,
+    /// Where the footer begins.
+    pub footer_position: u64,
+    /// The footer's tag.
+    pub footer_tag: [u8; 16],
+}
+
+/// Reads what needs no key, and checks that the frames fill the place up to the footer.
+///
+/// # Errors
+/// [`SealError`] when it is no whole segment.
+pub fn inspect(object: &[u8]) -> Result<Inspected, SealError> {
+    let bad = SealError::Malformed { what: FOOTER };
+    let (header, commit) = header::parse(object)?;
+    let trailer_at = object.len().checked_sub(FOOTER_TRAILER_BYTES).ok_or(bad)?;
+    let mut trailer = Reader::new(object.get(trailer_at..).ok_or(bad)?);
+    let footer_tag = trailer.array().ok_or(bad)?;
+    let plain_len = u32::from_be_bytes(trailer.array().ok_or(bad)?);
+    let frame_count = u32::from_be_bytes(trailer.array().ok_or(bad)?);
+    if trailer.array() != Some(FOOTER_MAGIC) {
+        return Err(bad);
+    }
+    let footer_at = trailer_at.checked_sub(usize::try_from(plain_len).map_err(|_| bad)?).ok_or(bad)?;
+    let bad = SealError::Malformed { what: FRAME };
+    let mut frames = Reader::new(object.get(header::HEAD_BYTES..footer_at).ok_or(bad)?);
+    for _ in 0..frame_count {
+        let plain_len = u32::from_be_bytes(frames.array().ok_or(bad)?);
+        frames.array::<1>().ok_or(bad)?;
+        frames.slice(usize::try_from(plain_len).map_err(|_| bad)?).ok_or(bad)?;
+        frames.array::<TAG_BYTES>().ok_or(bad)?;
+    }
+    if !frames.is_empty() {
+        return Err(bad);
+    }
+    let footer_position = u64::try_from(footer_at).map_err(|_| bad)?;
+    Ok(Inspected { header, commit, frame_count, footer_position, footer_tag })
+}
+
 /// A segment whose header was checked. Opens its frames and footer.
 pub struct SegmentOpener {
     header: SegmentHeader,
     frame_count: u32,
+    data_key: DataKey,
     frame_key: SealKey,
     footer_key: SealKey,
+    /// Frame keys of topics that have keys of their own, as they were needed.
+    topics: Mutex<HashMap<[u8; 16], Arc<SealKey>>>,
 }
 
 impl SegmentOpener {
@@ -67,7 +119,8 @@ impl SegmentOpener {
         let root = Root::new(key, &header.object_id);
         header::check_tag(head, &commit, &root)?;
         let (frame_key, footer_key) = (root.key("frame"), root.key("footer"));
-        Ok(Self { header, frame_count: expect.frame_count, frame_key, footer_key })
+        let (data_key, topics) = (key.copy(), Mutex::default());
+        Ok(Self { header, frame_count: expect.frame_count, data_key, frame_key, footer_key, topics })
     }
 
     /// The header's facts, verified.
@@ -80,7 +133,39 @@ impl SegmentOpener {
     ///
     /// # Errors
     /// [`SealError`] unless all of number, place, facts and bytes are those that were sealed.
-    pub fn open_frame(&self, number: u32, facts: &FrameFacts, mut sealed: BytesMut) -> Result<Bytes, SealError> {
+    pub fn open_frame(&self, number: u32, facts: &FrameFacts, sealed: BytesMut) -> Result<Bytes, SealError> {
+        self.open_with(&self.frame_key, number, facts, sealed)
+    }
+
+    /// The same for a topic with a key of its own.
+    ///
+    /// # Errors
+    /// As [`SegmentOpener::open_frame`], and under another topic key.
+    pub fn open_frame_of(
+        &self,
+        number: u32,
+        facts: &FrameFacts,
+        topic_key: &DataKey,
+        sealed: BytesMut,
+    ) -> Result<Bytes, SealError> {
+        let known = self.topics.lock().unwrap_or_else(PoisonError::into_inner).get(&facts.topic).cloned();
+        if let Some(key) = known {
+            return self.open_with(&key, number, facts, sealed);
+        }
+        let key = Arc::new(topic_frame_key(&self.data_key, topic_key, &self.header.object_id));
+        let opened = self.open_with(&key, number, facts, sealed)?;
+        // Kept only once it opened something: a wrong key must not stand in a right one's way.
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner).insert(facts.topic, key);
+        Ok(opened)
+    }
+
+    fn open_with(
+        &self,
+        key: &SealKey,
+        number: u32,
+        facts: &FrameFacts,
+        mut sealed: BytesMut,
+    ) -> Result<Bytes, SealError> {
         let (plain_len, kind) = self.frame_prefix(number, &sealed)?;
         sealed.advance(FRAME_PREFIX_BYTES);
         let len = usize::try_from(plain_len).map_err(|_| SealError::TooLong { what: FRAME })?;
@@ -88,7 +173,7 @@ impl SegmentOpener {
             return Err(SealError::Malformed { what: FRAME });
         }
         let aad = frame_associated_data(&self.header, number, kind, plain_len, facts);
-        self.frame_key.open(kind.nonce(number), &aad, &mut sealed, FRAME)?;
+        key.open(kind.nonce(number), &aad, &mut sealed, FRAME)?;
         sealed.truncate(len);
         Ok(sealed.freeze())
     }

@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::*;
+use crate::vectors::{hex, vector};
 use crate::{DataKey, SealError, WrappedKey};
 
 const TOPIC: [u8; 16] = [0x77; 16];
@@ -168,20 +169,41 @@ fn segment_has_these_exact_bytes() {
     let (segment, _) = sealed();
     let used = 180 + 4 + wrapped().to_bytes().unwrap().len() + 4;
     assert!(segment.bytes[used..HEAD_BYTES].iter().all(|byte| *byte == 0));
-    let head: String = segment.bytes[..used].iter().map(|byte| format!("{byte:02x}")).collect();
-    let rest: String = segment.bytes[HEAD_BYTES..].iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(head, HEAD_HEX);
-    assert_eq!(rest, REST_HEX);
+    assert_eq!(hex(&segment.bytes[..used]), vector("segment-head"));
+    assert_eq!(hex(&segment.bytes[HEAD_BYTES..]), vector("segment-rest"));
 }
 
-const HEAD_HEX: &str = "\
-    5343484c5345473100010001000100001111111111111111111111111111111111111111111111111111111111111111\
-    222222222222222222222222222222223333333333333333333333333333333344444444444444444444444444444444\
-    000000000000000500000000000000060000040055555555555555555555555555555555320d4dd2a6a51b2999719711\
-    f4016c0821986059c974c524955d96ceae780cfe9b4c66e4544ca0d30e7b7b40cfdb8bdc000000100100056c6f63616c\
-    00016b00030102033077169d";
-const REST_HEX: &str = "\
-    0000000b00304f1fa02be28be160df3f1a6cae731f1d2ace175e5b12a1f22e710000000600356bd1ebda7cbfe1e08fda\
-    060f2c2d2fa9dbc46f14010000000e015dddc2932525847ea303b660317c9691334cd7614f401617d746c1c3d96f1e86\
-    0085a910c9ac667e2a2fb752c42edd0517c4005e04ecc389f365a575067b0fe6707ad0b4caa3aae9e382fd2a75a000ad\
-    d5178c155aa0fbb7d2a4400000002d000000035343484c53454e44";
+fn keyed() -> (SealedSegment, FrameRef) {
+    let mut writer = SegmentWriter::new(&key(1), header(), &wrapped()).unwrap();
+    let frame = writer.frame_of(facts(0), Some(&key(2)), b"only frame").unwrap();
+    (writer.finish(INDEX).unwrap(), frame)
+}
+
+#[test]
+fn frame_of_a_topic_with_its_own_key_has_these_exact_bytes() {
+    let (segment, frame) = keyed();
+    assert_eq!(hex(&frame_bytes(&segment.bytes, &frame)), vector("topic-frame"));
+}
+
+#[test]
+fn frame_of_a_topic_with_its_own_key_opens_with_both_keys_only() {
+    let (segment, frame) = keyed();
+    let expect = ObjectExpectation { frame_count: 1, ..expectation() };
+    let opener = SegmentOpener::open(&segment.bytes, &key(1), &expect).unwrap();
+    let sealed = || frame_bytes(&segment.bytes, &frame);
+    assert!(opener.open_frame(0, &facts(0), sealed()).is_err(), "the data key alone");
+    assert!(opener.open_frame_of(0, &facts(0), &key(3), sealed()).is_err(), "another topic's key");
+    assert_eq!(opener.open_frame_of(0, &facts(0), &key(2), sealed()).unwrap(), "only frame");
+    assert!(SegmentOpener::open(&segment.bytes, &key(2), &expect).is_err(), "the topic key alone");
+}
+
+#[test]
+fn inspection_tells_the_facts_in_the_clear_and_refuses_what_is_no_whole_segment() {
+    let (segment, _) = sealed();
+    let facts = inspect(&segment.bytes).unwrap();
+    assert_eq!((facts.header, facts.frame_count), (header(), 3));
+    assert_eq!((facts.footer_position, facts.footer_tag), (segment.footer_position, segment.footer_tag));
+    for cut in 0..segment.bytes.len() {
+        assert!(inspect(&segment.bytes[..cut]).is_err(), "cut at {cut}");
+    }
+}

@@ -3,11 +3,13 @@
 //! The newest frame stays unsealed at the end of the buffer until the next one or [`SegmentWriter::finish`] tells whether it was
 //! the last: its kind is part of what is sealed.
 
+use std::sync::Arc;
+
 use crate::aead::{Root, SealError, SealKey, TAG_BYTES};
 use crate::segment::header::{self, SegmentHeader};
 use crate::segment::{
     FOOTER_DOMAIN, FOOTER_MAGIC, FOOTER_PREFIX_BYTES, FRAME_OVERHEAD_BYTES, FRAME_PREFIX_BYTES, FrameKind,
-    OBJECT_BYTES_MAX, footer_associated_data, frame_associated_data,
+    OBJECT_BYTES_MAX, footer_associated_data, frame_associated_data, topic_frame_key,
 };
 use crate::{DataKey, WrappedKey, aead::Nonce, digest::Sha256};
 
@@ -51,7 +53,10 @@ pub struct SealedSegment {
 /// Seals frames one after the other.
 pub struct SegmentWriter {
     header: SegmentHeader,
-    frame_key: SealKey,
+    data_key: DataKey,
+    frame_key: Arc<SealKey>,
+    /// The frame key of the last topic that has a key of its own.
+    topic: Option<([u8; 16], Arc<SealKey>)>,
     footer_key: SealKey,
     out: Vec<u8>,
     pending: Option<Pending>,
@@ -65,6 +70,7 @@ struct Pending {
     text_at: usize,
     plain_len: u32,
     facts: FrameFacts,
+    key: Arc<SealKey>,
 }
 
 impl SegmentWriter {
@@ -92,7 +98,9 @@ impl SegmentWriter {
         header::write_head(&header, &root, wrapped, &mut out)?;
         Ok(Self {
             header,
-            frame_key: root.key("frame"),
+            data_key: key.copy(),
+            frame_key: Arc::new(root.key("frame")),
+            topic: None,
             footer_key: root.key("footer"),
             out,
             pending: None,
@@ -123,6 +131,28 @@ impl SegmentWriter {
     /// # Errors
     /// [`SealError::TooLong`] above `frame_bytes_max`, 2^32 frames or 64 GiB.
     pub fn frame(&mut self, facts: FrameFacts, plaintext: &[u8]) -> Result<FrameRef, SealError> {
+        self.frame_of(facts, None, plaintext)
+    }
+
+    /// The same for a topic with a key of its own: the frame opens with both keys only. One key for all frames of a topic.
+    ///
+    /// # Errors
+    /// As [`SegmentWriter::frame`].
+    pub fn frame_of(
+        &mut self,
+        facts: FrameFacts,
+        topic_key: Option<&DataKey>,
+        plaintext: &[u8],
+    ) -> Result<FrameRef, SealError> {
+        let key = match (topic_key, &self.topic) {
+            (None, _) => Arc::clone(&self.frame_key),
+            (Some(_), Some((topic, key))) if *topic == facts.topic => Arc::clone(key),
+            (Some(topic_key), _) => {
+                let key = Arc::new(topic_frame_key(&self.data_key, topic_key, &self.header.object_id));
+                self.topic = Some((facts.topic, Arc::clone(&key)));
+                key
+            }
+        };
         let plain_len = u32::try_from(plaintext.len())
             .ok()
             .filter(|len| *len <= self.header.frame_bytes_max)
@@ -141,7 +171,7 @@ impl SegmentWriter {
         self.out.push(FrameKind::Data.byte());
         let text_at = self.out.len();
         self.out.extend_from_slice(plaintext);
-        self.pending = Some(Pending { number, text_at, plain_len, facts });
+        self.pending = Some(Pending { number, text_at, plain_len, facts, key });
         Ok(FrameRef { number, position, sealed_len })
     }
 
@@ -173,7 +203,7 @@ impl SegmentWriter {
     }
 
     fn seal_pending(&mut self, kind: FrameKind) -> Result<(), SealError> {
-        let Some(Pending { number, text_at, plain_len, facts }) = self.pending.take() else {
+        let Some(Pending { number, text_at, plain_len, facts, key }) = self.pending.take() else {
             return Ok(());
         };
         let kind_at = text_at.saturating_sub(FRAME_PREFIX_BYTES).saturating_add(4);
@@ -182,7 +212,7 @@ impl SegmentWriter {
         }
         let aad = frame_associated_data(&self.header, number, kind, plain_len, &facts);
         let text = self.out.get_mut(text_at..).unwrap_or_default();
-        let tag = self.frame_key.seal(kind.nonce(number), &aad, text)?;
+        let tag = key.seal(kind.nonce(number), &aad, text)?;
         self.out.extend_from_slice(&tag);
         self.tags.update(&tag);
         Ok(())

@@ -7,10 +7,9 @@ use std::process::ExitCode;
 use schloss_audit::Filter;
 use serde_json::{Value, json};
 
+use super::super::folder;
 use super::super::{Failure, Number, Output, Place, audit};
-use super::{wait_until_in_force, wrong};
 use crate::authorize::SHADOW_ACTION;
-use crate::tenancy;
 
 const ENDING: &str = ".shadow.json";
 
@@ -52,23 +51,21 @@ pub fn list(place: &Place, output: Output) -> Result<ExitCode, Failure> {
 /// Puts a shadow version in the place of its policy and waits until the broker has taken it over.
 pub fn promote(place: &Place, policy: &str) -> Result<ExitCode, Failure> {
     let config = audit::config(place)?;
-    let folder = &config.organisation_dir;
-    tenancy::load(folder).map_err(wrong)?;
     let policy = policy.trim_end_matches(ENDING).trim_end_matches(".json");
-    let from = folder.join(format!("{policy}{ENDING}"));
-    // SECURITY: only files of this folder; a path with `..` is not one.
-    let inside = Path::new(policy).components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    if !inside || !from.is_file() {
+    let (shadow, base) = (format!("{policy}{ENDING}"), format!("{policy}.json"));
+    // The names are those of the set's own files, so that no path leads out of the folder.
+    let Some(text) = folder::files(&config)?.remove(&shadow) else {
         return Err(Failure::new(
             Number::Usage,
             format!("there is no shadow version `{policy}`"),
             "list them with `schloss iam shadow`",
         ));
+    };
+    match folder::change(&config, vec![(base, Some(text)), (shadow, None)])? {
+        folder::Applied::InForce => println!("in force"),
+        folder::Applied::Written => println!("written; no running broker reported it in force"),
     }
-    // One rename: the old version is in force before it and the new one after it.
-    std::fs::rename(&from, folder.join(format!("{policy}.json"))).map_err(|error| unusable(&from, error))?;
-    let digest = tenancy::digest_of_folder(folder).map_err(wrong)?;
-    wait_until_in_force(&config, &digest)
+    Ok(ExitCode::SUCCESS)
 }
 
 fn unusable(path: &Path, error: std::io::Error) -> Failure {

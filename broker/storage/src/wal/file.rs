@@ -177,6 +177,26 @@ impl WalStore for FileWal {
         Ok(())
     }
 
+    fn begin_file(&mut self) {
+        self.open = None;
+    }
+
+    fn wipe_spares(&mut self) -> io::Result<()> {
+        let zeros = vec![0; 1024 * 1024];
+        for spare in self.spares()? {
+            let mut file = OpenOptions::new().write(true).open(&spare)?;
+            let mut left = file.metadata()?.len();
+            while left > 0 {
+                let step = usize::try_from(left).unwrap_or(zeros.len()).min(zeros.len());
+                file.write_all(zeros.get(..step).unwrap_or_default())?;
+                left = left.saturating_sub(step as u64);
+            }
+            file.sync_all()?;
+            std::fs::remove_file(&spare)?;
+        }
+        sync_folder(&self.folder)
+    }
+
     fn collect(&mut self, (epoch, seq): (u64, u64)) -> io::Result<()> {
         let files = self.files()?;
         let mut spares = self.spares()?.len();

@@ -53,6 +53,12 @@ pub trait WalStore: Send {
     fn replay(&self, epoch: u64, after: u64) -> std::io::Result<Replay>;
     /// Creates the next entry of the epoch being written and makes it durable. `bytes` is the whole entry.
     fn create(&mut self, epoch: u64, seq: u64, bytes: &[u8]) -> Result<(), WalError>;
+    /// The next entry goes into a new file, so that all before it can be collected whole.
+    fn begin_file(&mut self) {}
+    /// Overwrites and removes what was collected and kept for recycling.
+    fn wipe_spares(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
     /// Deletes or recycles entries at and behind the checkpoint. Openings and seals of a local log go with their files:
     /// the manifest's epoch is what keeps a name from being used twice.
     fn collect(&mut self, checkpoint: (u64, u64)) -> std::io::Result<()>;

@@ -6,6 +6,7 @@ use schloss_crypto::value::{unwrap_key, wrap_key};
 
 use super::*;
 use crate::key_use::NotRecorded;
+use crate::provider::KeyState;
 
 const A: [u8; 16] = [1; 16];
 const B: [u8; 16] = [2; 16];
@@ -76,7 +77,7 @@ fn name(key_ref: &str) -> KeyName {
 }
 
 fn tenants() -> HashMap<[u8; 16], TenantKeys> {
-    let keys = |key_ref| TenantKeys { current: name(key_ref), previous: vec![] };
+    let keys = |key_ref| TenantKeys::only(name(key_ref));
     HashMap::from([(A, keys("a")), (B, keys("b"))])
 }
 
@@ -116,7 +117,7 @@ async fn key_is_proved_again_after_five_minutes_and_not_before() {
 async fn many_who_want_one_key_make_one_call() {
     let (vault, _, _) = vault();
     let (_, wrapped) = vault.generate(&context(A)).await.unwrap();
-    lock(&vault.cache).forget_tenant(A);
+    lock(&vault.cache).forget(A, None);
     let tasks: Vec<_> = (0..50)
         .map(|_| {
             let (vault, wrapped) = (Arc::clone(&vault), wrapped.clone());
@@ -195,10 +196,10 @@ async fn probe_asks_about_active_tenants_only() {
     vault.generate(&context(A)).await.unwrap();
     tokio::time::advance(Duration::from_secs(20)).await;
     vault.probe(Duration::from_secs(30)).await;
-    assert_eq!(vault.stats().describe_calls, 1);
+    assert_eq!(vault.stats().probe_calls, 1);
     tokio::time::advance(Duration::from_secs(31)).await;
     vault.probe(Duration::from_secs(30)).await;
-    assert_eq!(vault.stats().describe_calls, 1, "idle tenants are not probed");
+    assert_eq!(vault.stats().probe_calls, 1, "idle tenants are not probed");
 }
 
 #[tokio::test]
