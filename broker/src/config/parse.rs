@@ -140,7 +140,7 @@ impl Keys {
 pub(super) fn config(file: &str, text: &str, base: &Path) -> Result<Config, ConfigErrors> {
     let mut keys = Keys { values: BTreeMap::new(), mistakes: Vec::new() };
     let document = well_formed(text, &mut keys);
-    flatten(document.as_table(), "", text, &mut keys);
+    flatten(document.as_table(), "", document.raw(), &mut keys);
 
     let listeners = login::listeners(&mut keys);
     let data_dir = keys.path("data.dir", "/var/lib/schloss", base);
