@@ -260,7 +260,7 @@ impl Broker {
         readings.kms_unreachable.set(kms.unreachable);
         readings.kms_call_seconds.set(std::time::Duration::from_nanos(kms.call_nanos).as_secs_f64());
         readings.kms_cached_keys.set(kms.cached_keys);
-        readings.tenants_waiting_for_key.set(self.waiting.len() as u64);
+        readings.tenants_waiting_for_key.set(self.waiting.count() as u64);
         readings.keys_rewrapped.set(engine.keys_rewrapped);
         readings.segments_rewritten.set(engine.segments_rewritten);
         readings.segments_scrubbed.set(engine.segments_scrubbed);

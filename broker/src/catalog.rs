@@ -185,7 +185,6 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError`] when a row cannot be read or opened.
-    #[expect(clippy::too_many_arguments, reason = "the composition root is its one caller")]
     pub async fn open(
         tenant: TenantId,
         metadata: &dyn Metadata,

@@ -243,7 +243,10 @@ impl Tail {
             let newest = seen.entry(found.stream.clone()).or_default();
             *newest = found.seq.max(*newest);
         }
-        while self.follow {
+        if !self.follow {
+            return Ok(ExitCode::SUCCESS);
+        }
+        loop {
             tokio::time::sleep(FOLLOW_EVERY).await;
             let output = self.output;
             reader
@@ -257,7 +260,6 @@ impl Tail {
                 })
                 .await?;
         }
-        Ok(ExitCode::SUCCESS)
     }
 }
 

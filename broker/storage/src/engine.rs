@@ -125,7 +125,6 @@ impl Engine {
     }
 
     /// The same over other logs; for tests with faults.
-    #[expect(clippy::too_many_arguments, reason = "what `open` takes, and the logs")]
     pub(crate) async fn open_on(
         config: EngineConfig,
         cluster: ClusterId,

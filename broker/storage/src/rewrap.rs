@@ -56,6 +56,9 @@ pub enum RewrapError {
     },
 }
 
+/// A segment, and the KMS key that all its topics name, if they do.
+type Placed = (Arc<Segment>, Option<Arc<str>>);
+
 impl Engine {
     /// Wraps every live key of a tenant under its current KMS key, or the one its topic names; at most `rate` calls a second.
     ///
@@ -160,8 +163,8 @@ impl Engine {
     }
 
     /// Live segments of a tenant, each with the KMS key that all its topics name, if they do.
-    pub(crate) fn segments_of(&self, tenant: TenantId) -> Vec<(Arc<Segment>, Option<Arc<str>>)> {
-        let mut found: HashMap<[u8; 32], (Arc<Segment>, Option<Arc<str>>)> = HashMap::new();
+    pub(crate) fn segments_of(&self, tenant: TenantId) -> Vec<Placed> {
+        let mut found: HashMap<[u8; 32], Placed> = HashMap::new();
         let partitions = self.partitions.read().unwrap_or_else(PoisonError::into_inner);
         for partition in partitions.values().filter(|partition| partition.tenant == tenant) {
             let inner = partition.read();

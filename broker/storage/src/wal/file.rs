@@ -400,13 +400,13 @@ mod tests {
             let end: usize = sizes.iter().map(|size| size + HEADER_BYTES).sum();
             let next = entry(3, sizes.len() as u64 + 1, &vec![0xee; torn]);
             let mut dice = seed;
-            for at in 0..next.len() {
+            for (at, byte) in next.iter().enumerate() {
                 let place = end + at;
-                if place % 512 == 0 || at == 0 {
+                if place.is_multiple_of(512) || at == 0 {
                     dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 }
                 if dice >> 63 == 1 {
-                    content[place] = next[at];
+                    content[place] = *byte;
                 }
             }
             std::fs::write(&path, &content).unwrap();
