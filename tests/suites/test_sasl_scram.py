@@ -329,3 +329,15 @@ def test_a_refused_login_is_in_the_audit_log_with_the_step_that_failed(door, use
     event = door.audit_after(set(), lambda text: number in text)
     assert user in event and '"step":"proof"' in event and "SCRAM-SHA-512" in event
     assert PASSWORD not in event and "a wrong one" not in event
+
+
+@pytest.mark.schloss_only
+def test_a_mechanism_nobody_offers_and_a_request_before_the_login_are_in_the_audit_log(door):
+    mark = set(door.audit())
+    with sasl.Sasl(door.broker) as s:
+        assert s.handshake("PLAIN-" + door.topic)[0] == 33
+    event = door.audit_after(mark, lambda text: "PLAIN-" + door.topic in text)
+    assert '"step":"mechanism"' in event and '"verdict":"denied"' in event
+    with sasl.Sasl(door.broker) as s:
+        s.request("metadata", 12, topics=None, allow_auto_topic_creation=False, include_topic_authorized_operations=False)
+    assert '"step":"order"' in door.audit_after(mark, lambda text: "Metadata before a login" in text)

@@ -24,10 +24,10 @@ use super::connection::{End, Incoming, Tls, write_pieces};
 use crate::api;
 use crate::api::sasl_authenticate::{self as sasl, Outcome};
 use crate::broker::Broker;
-use crate::dispatch::{Answer, out_of_order_answer};
+use crate::dispatch::{Answer, api_name, out_of_order_answer};
 use crate::login::door::Door;
 use crate::login::exchange::Exchange;
-use crate::login::request_name;
+use crate::login::{Failed, Told, request_name};
 use crate::session::Session;
 
 /// Frames of one peer before its login. The longest honest dialogue has five.
@@ -124,8 +124,10 @@ impl Stranger<'_> {
                 let enabled = &self.door.listener.mechanisms;
                 let (answer, goes_on) =
                     api::sasl_handshake::handle(&mut self.exchange, &body.mechanism, header.api_version, enabled);
+                let why =
+                    format!("the mechanism `{}` is not offered here, or was not asked for in its turn", body.mechanism);
                 self.answer(header, answer.into()).await?;
-                if goes_on { Ok(None) } else { self.end().await }
+                if goes_on { Ok(None) } else { self.out_of_order("mechanism", why).await }
             }
             RequestKind::SaslAuthenticate(body) => {
                 self.has_begun_sasl = true;
@@ -136,10 +138,11 @@ impl Stranger<'_> {
                 Ok(Some((self.by_certificate().await?, Some(Begun::Request(Box::new(request), length)))))
             }
             body => {
+                let why = format!("{} before a login", api_name(header.api_key));
                 if let Answer::Last(pieces) = out_of_order_answer(header, body) {
                     write_pieces(self.writer, pieces, self.broker.config.limits.write).await?;
                 }
-                self.end().await
+                self.out_of_order("order", why).await
             }
         }
     }
@@ -188,6 +191,12 @@ impl Stranger<'_> {
 
     async fn write(&mut self, frame: Bytes) -> Result<(), End> {
         write_pieces(self.writer, vec![frame], self.broker.config.limits.write).await
+    }
+
+    /// Records a refusal whose answer has no room for a request id, and ends.
+    async fn out_of_order(&mut self, step: &'static str, why: String) -> Result<Option<Entered>, End> {
+        self.broker.refuse(self.door, &request_name(), Failed::at(step, why, Told::OutOfOrder)).await;
+        self.end().await
     }
 
     /// Says goodbye in TLS, so that the answer before it is read.
