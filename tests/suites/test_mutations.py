@@ -4,9 +4,9 @@ The topics are written once; every mutation has topics of its own, so that one s
 refuse it. A topic's verdict is `right` (all its records), `refused` (a storage error), or what was wrong. Flipped bytes:
 test_tampering.py.
 
-Not here, because not noticed yet (SECURITY.md, "Records made to be forgotten"): `segments.object_id`; `segment_parts.topic_id`,
-`idx`, `first_offset`, `next_offset`, `object_id` of the same partition; `partitions.topic_id`, `idx`, `log_start`;
-`topics.partitions`; rows of parts, segments, partitions, topics and state taken away; `keys.purpose`, `generation`.
+Not here, because not noticed yet (SECURITY.md, "Records made to be forgotten"): rows that lead to the last records of a partition;
+`partitions.topic_id`, `idx`, `log_start`; `topics.partitions`; rows of partitions, topics and state taken away; `keys.purpose`,
+`generation`.
 """
 
 import json
@@ -356,6 +356,22 @@ def test_an_edit_beyond_one_topic_is_refused_with_advice(ground, mutation):
 @pytest.mark.parametrize("mutation", EMPTY)
 def test_an_edit_that_changes_nothing_true_serves_everything(ground, mutation):
     assert fate(ground, EMPTY[mutation])[0] == {"right"}
+
+
+# Rows that say where a topic's first record is. The log's next record must not be served in its place.
+FIRST = "topic_id = ? AND first_offset = 0"
+HOLES = {
+    "segment_parts row taken away": f"DELETE FROM segment_parts WHERE {FIRST}",
+    "segment_parts.next_offset := 0": f"UPDATE segment_parts SET next_offset = 0 WHERE {FIRST}",
+    "segment_parts.idx := 7": f"UPDATE segment_parts SET idx = 7 WHERE {FIRST}",
+    "segments row taken away": f"DELETE FROM segments WHERE object_id = (SELECT object_id FROM segment_parts WHERE {FIRST})",
+}
+
+
+@pytest.mark.parametrize("mutation", HOLES)
+def test_records_that_a_row_no_longer_leads_to_are_refused_and_not_skipped(ground, mutation):
+    verdicts, said = fate(ground, lambda g: g.manifest.edit(HOLES[mutation], (g.ids["acme", "other"],)))
+    assert verdicts == {"refused", "right"} and "missing records" in said, f"{verdicts}\n{said[-1500:]}"
 
 
 def key_file(g, name, tenant="acme"):
