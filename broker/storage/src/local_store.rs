@@ -251,6 +251,10 @@ fn make_folder(folder: &FilePath) -> io::Result<()> {
 
 /// Reads exactly the range, by way of the aligned one around it.
 fn read(file: &File, range: Range<u64>) -> io::Result<Bytes> {
+    // SECURITY: a range comes from the manifest, which may have been edited; memory is reserved for bytes that are there.
+    if range.end > file.metadata()?.len() {
+        return Err(io::Error::new(ErrorKind::UnexpectedEof, "the object ends before the range"));
+    }
     let align = ALIGN as u64;
     let start = range.start / align * align;
     let whole = range.end.next_multiple_of(align).saturating_sub(start);
@@ -334,6 +338,8 @@ mod tests {
             store.get_ranges(&path, std::slice::from_ref(&(4990..5001))).await,
             Err(Error::Generic { .. })
         ));
+        let huge = store.get_ranges(&path, std::slice::from_ref(&(0..1 << 60))).await;
+        assert!(matches!(huge, Err(Error::Generic { .. })), "nothing was reserved for it");
         let absent = store.get_ranges(&Path::from("seg/two"), std::slice::from_ref(&(0..1))).await;
         assert!(matches!(absent, Err(Error::NotFound { .. })));
     }
