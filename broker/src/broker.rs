@@ -11,10 +11,10 @@ use schloss_audit::{AuditConfig, AuditError, AuditLog, Class, Event, Verdict};
 use schloss_authz::Organisation;
 use schloss_certs::{ReloadingTls, TlsFiles};
 use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
-use schloss_crypto::random_array;
+use schloss_crypto::{IntegrityKey, Purpose, random_array};
 use schloss_kms::Vault;
 use schloss_metadata::{Metadata, MetadataError, SqliteMetadata};
-use schloss_storage::{Engine, EngineConfig, LocalStore, OpenError};
+use schloss_storage::{Engine, EngineConfig, Foundation, LocalStore, OpenError, stored_key};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -133,8 +133,9 @@ impl Broker {
         let audit = AuditConfig::new(config.data_dir.join("audit"), cluster);
         let audit = starting::open_audit(audit, &vault, &clock, listeners, &tls).await.map_err(audit_log)?;
         vault.attach_sink(Arc::new(Recorder(Arc::clone(&audit))));
-        let engine =
-            open_engine(&config, cluster, Arc::clone(&metadata), Arc::clone(&vault), Arc::clone(&clock)).await?;
+        let integrity = open_integrity_key(&*metadata, &vault, cluster).await?;
+        let (rows, keys, time) = (Arc::clone(&metadata), Arc::clone(&vault), Arc::clone(&clock));
+        let engine = open_engine(&config, cluster, rows, keys, integrity, time).await?;
         vault.attach_watch(Arc::new(key_states::Watch { engine: Arc::downgrade(&engine), audit: Arc::clone(&audit) }));
         engine.attach_integrity_sink(Arc::new(Recorder(Arc::clone(&audit))));
         let tenancy = Tenancy::new(organisation, digest).map_err(|error| {
@@ -577,11 +578,28 @@ fn audit_log(error: AuditError) -> Failure {
     )
 }
 
+/// The key that proves the manifest's rows and log entries, under the cluster's KMS key.
+async fn open_integrity_key(
+    metadata: &dyn Metadata,
+    vault: &Vault,
+    cluster: ClusterId,
+) -> Result<Arc<IntegrityKey>, Failure> {
+    let key = stored_key(metadata, vault, cluster, keys::CLUSTER, Purpose::Integrity).await.map_err(|error| {
+        Failure::new(
+            Number::Kms,
+            format!("the key of proofs: {error}"),
+            "check the cluster's KMS key and the key service, or restore the data folder; nothing was changed",
+        )
+    })?;
+    Ok(Arc::new(IntegrityKey::new(&key.0)))
+}
+
 async fn open_engine(
     config: &Config,
     cluster: ClusterId,
     metadata: Arc<dyn Metadata>,
     vault: Arc<Vault>,
+    integrity: Arc<IntegrityKey>,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<Engine>, Failure> {
     let storage = &config.storage;
@@ -598,7 +616,8 @@ async fn open_engine(
     };
     let objects = LocalStore::open(&config.data_dir.join("objects"))
         .map_err(|error| Failure::new(Number::DataFolder, error, "check the folder's rights and free space"))?;
-    Engine::open(engine, cluster, metadata, Arc::new(objects), vault, clock).await.map_err(|error| match error {
+    let foundation = Foundation { cluster, metadata, objects: Arc::new(objects), vault, integrity, clock };
+    Engine::open(engine, foundation).await.map_err(|error| match error {
         OpenError::Key(_) | OpenError::KeyTrouble(_) => Failure::new(
             Number::Kms,
             error,

@@ -19,7 +19,7 @@ use crate::cli::{Failure, Number};
 use crate::config::{AwsCredentialSource, Config, KeyringSecret, KmsProvider};
 
 /// The installation itself, in the vault's words.
-const CLUSTER: [u8; 16] = [0; 16];
+pub const CLUSTER: [u8; 16] = [0; 16];
 
 /// The key service as the config and the organisation say.
 pub struct KeyService {

@@ -29,6 +29,8 @@ pub enum Purpose {
     Index,
     /// Bodies of audit events.
     Audit,
+    /// Proofs of the manifest's rows and of log entries.
+    Integrity,
     /// Seals nothing: made and opened only to see whether the KMS still allows it.
     Probe,
     /// Seals one backup's manifest snapshot.
@@ -48,6 +50,7 @@ impl Purpose {
             Self::Metadata { .. } => "metadata",
             Self::Index => "index",
             Self::Audit => "audit",
+            Self::Integrity => "integrity",
             Self::Probe => "probe",
             Self::Backup { .. } => "backup",
         }
@@ -91,7 +94,7 @@ impl EncryptionContext {
             Purpose::Backup { snapshot } => {
                 put("snapshot", hex(&snapshot));
             }
-            Purpose::Index | Purpose::Audit | Purpose::Probe => {}
+            Purpose::Index | Purpose::Audit | Purpose::Integrity | Purpose::Probe => {}
         }
         pairs
     }

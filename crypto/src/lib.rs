@@ -31,6 +31,7 @@
 mod aead;
 mod context;
 pub mod digest;
+pub mod integrity;
 mod layout;
 mod scram;
 mod secrets;
@@ -46,6 +47,7 @@ pub mod wal;
 
 pub use aead::SealError;
 pub use context::{EncryptionContext, Purpose};
+pub use integrity::IntegrityKey;
 pub use scram::{ScramMechanism, ScramVerifier};
 pub use secrets::{DataKey, SecretText, random_array, random_bytes, wipe, wipe_text};
 pub use segment::{

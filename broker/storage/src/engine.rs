@@ -13,7 +13,7 @@ use bytes::Bytes;
 use object_store::ObjectStore;
 use quick_cache::sync::Cache;
 use schloss_core::{Clock, ClusterId, PartitionId, ShardId, TenantId, TopicId};
-use schloss_crypto::KeyVault;
+use schloss_crypto::{IntegrityKey, KeyVault};
 use schloss_metadata::{Metadata, PartitionRow, TopicRow};
 use schloss_wire::batch::ValidBatch;
 use tokio::sync::oneshot;
@@ -83,6 +83,23 @@ impl EngineConfig {
     }
 }
 
+/// What the engine stands on.
+#[derive(Clone)]
+pub struct Foundation {
+    /// The installation.
+    pub cluster: ClusterId,
+    /// The slow facts.
+    pub metadata: Arc<dyn Metadata>,
+    /// Where segments are.
+    pub objects: Arc<dyn ObjectStore>,
+    /// Tenants' keys.
+    pub vault: Arc<dyn KeyVault>,
+    /// Proves log entries.
+    pub integrity: Arc<IntegrityKey>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
 pub(crate) struct ShardHandle {
     pub(crate) shared: Arc<ShardShared>,
     pub(crate) commands: Sender<Command>,
@@ -108,32 +125,22 @@ impl Engine {
     ///
     /// # Errors
     /// [`OpenError`]; a shard that cannot be proved whole keeps the engine from starting.
-    pub async fn open(
-        config: EngineConfig,
-        cluster: ClusterId,
-        metadata: Arc<dyn Metadata>,
-        objects: Arc<dyn ObjectStore>,
-        vault: Arc<dyn KeyVault>,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Arc<Self>, OpenError> {
+    pub async fn open(config: EngineConfig, foundation: Foundation) -> Result<Arc<Self>, OpenError> {
         let (folder, file_bytes) = (config.wal_folder.clone(), config.wal_file_bytes);
         let logs = move |shard: u32| {
             let wal = FileWal::new(&folder.join(format!("{shard:04}")), shard, file_bytes)?;
             Ok(Box::new(wal) as Box<dyn WalStore>)
         };
-        Self::open_on(config, cluster, metadata, objects, vault, clock, &logs).await
+        Self::open_on(config, foundation, &logs).await
     }
 
     /// The same over other logs; for tests with faults.
     pub(crate) async fn open_on(
         config: EngineConfig,
-        cluster: ClusterId,
-        metadata: Arc<dyn Metadata>,
-        objects: Arc<dyn ObjectStore>,
-        vault: Arc<dyn KeyVault>,
-        clock: Arc<dyn Clock>,
+        foundation: Foundation,
         logs: &(dyn Fn(u32) -> std::io::Result<Box<dyn WalStore>> + Sync),
     ) -> Result<Arc<Self>, OpenError> {
+        let Foundation { cluster, metadata, objects, vault, clock, .. } = foundation;
         let counters = Arc::new(Counters::default());
         let row_keys = Arc::new(RowKeys::new(Arc::clone(&metadata), Arc::clone(&vault), cluster));
         let topic_keys = TopicKeys::open(config.topic_keys_folder.clone(), Arc::clone(&row_keys))

@@ -11,14 +11,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use proptest::prelude::*;
-use schloss_core::{Clock, ClusterId, ManualClock, PartitionId, TenantId, TopicId};
+use schloss_core::{ClusterId, ManualClock, PartitionId, TenantId, TopicId};
 use schloss_crypto::testing::TestVault;
+use schloss_crypto::{DataKey, IntegrityKey};
 use schloss_metadata::{Metadata, SqliteMetadata, TopicRow};
 use schloss_wire::batch::{self, BatchRules, Budget, KeyRule, TimeRule, ValidBatch};
 
 use crate::wal::entry::{Entry, HEADER_BYTES, Header};
 use crate::wal::{Replay, ReplayEnd, WalError, WalStore};
-use crate::{AppendError, Engine, EngineConfig, LogConfig, OpenError, StateRecord};
+use crate::{AppendError, Engine, EngineConfig, Foundation, LogConfig, OpenError, StateRecord};
 
 const NOW_MS: i64 = 1_700_000_000_000;
 
@@ -148,9 +149,15 @@ impl World {
         let cluster = ClusterId::from_bytes(self.metadata.cluster_id().await.unwrap());
         let wal = self.wal.clone();
         let logs = move |_: u32| Ok(Box::new(wal.clone()) as Box<dyn WalStore>);
-        let clock: Arc<dyn Clock> = self.clock.clone();
-        let metadata: Arc<dyn Metadata> = self.metadata.clone();
-        Engine::open_on(config, cluster, metadata, self.objects.clone(), self.vault.clone(), clock, &logs).await
+        let foundation = Foundation {
+            cluster,
+            metadata: self.metadata.clone(),
+            objects: self.objects.clone(),
+            vault: self.vault.clone(),
+            integrity: Arc::new(IntegrityKey::new(&DataKey::take(&mut [9; 32]))),
+            clock: self.clock.clone(),
+        };
+        Engine::open_on(config, foundation, &logs).await
     }
 
     async fn open(&self) -> Arc<Engine> {

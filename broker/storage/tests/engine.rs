@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use schloss_core::{Clock, ClusterId, ManualClock, PartitionId, TenantId, TopicId};
+use schloss_core::{ClusterId, ManualClock, PartitionId, TenantId, TopicId};
 use schloss_crypto::testing::TestVault;
+use schloss_crypto::{DataKey, IntegrityKey};
 use schloss_metadata::{Metadata, SqliteMetadata, TopicRow};
-use schloss_storage::{AppendError, Engine, EngineConfig, LocalStore, LogConfig, OpenError, ReadError, StateRecord};
+use schloss_storage::{
+    AppendError, Engine, EngineConfig, Foundation, LocalStore, LogConfig, OpenError, ReadError, StateRecord,
+};
 use schloss_wire::batch::{self, BatchHeader, BatchRules, Budget, KeyRule, TimeRule, ValidBatch};
 
 const NOW_MS: i64 = 1_700_000_000_000;
@@ -108,8 +111,15 @@ impl World {
         std::fs::create_dir_all(&objects).unwrap();
         let cluster = ClusterId::from_bytes(metadata.cluster_id().await.unwrap());
         let objects = Arc::new(LocalStore::open(&objects).unwrap());
-        let clock: Arc<dyn Clock> = self.clock.clone();
-        Engine::open(config, cluster, metadata, objects, self.vault.clone(), clock).await
+        let foundation = Foundation {
+            cluster,
+            metadata,
+            objects,
+            vault: self.vault.clone(),
+            integrity: Arc::new(IntegrityKey::new(&DataKey::take(&mut [9; 32]))),
+            clock: self.clock.clone(),
+        };
+        Engine::open(config, foundation).await
     }
 
     /// The manifest's file is whole: its last user is gone.
