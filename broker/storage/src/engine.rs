@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::ObjectStore;
-use quick_cache::sync::Cache;
 use schloss_core::{Clock, ClusterId, PartitionId, ShardId, TenantId, TopicId};
 use schloss_crypto::{IntegrityKey, KeyVault};
 use schloss_metadata::{Metadata, PartitionRow, TopicRow};
 use schloss_wire::batch::ValidBatch;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::{AppendError, LogError, OpenError, ReadError};
 use crate::flush::Flusher;
@@ -24,7 +23,8 @@ use crate::integrity::{Integrity, IntegritySink};
 use crate::keys::{RowKeys, TenantKeys};
 use crate::maintenance;
 use crate::partition::{LogConfig, Offsets, Part, Partition, Watch};
-use crate::read::{ByBytes, Read, Reader};
+use crate::read::{Read, Reader, frame_cache};
+use crate::read_ahead;
 use crate::recovery::Recovery;
 use crate::segment::Segment;
 use crate::shard::{self, Appended, Command, OWN_STATE, Shard, ShardLimits, ShardShared, StateRecord};
@@ -113,7 +113,7 @@ pub struct Engine {
     pub(crate) metadata: Arc<dyn Metadata>,
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) reader: Reader,
+    pub(crate) reader: Arc<Reader>,
     pub(crate) row_keys: Arc<RowKeys>,
     pub(crate) topic_keys: Arc<TopicKeys>,
     pub(crate) counters: Arc<Counters>,
@@ -220,8 +220,8 @@ impl Engine {
                 .map_err(|source| OpenError::Io { what: "a shard's thread cannot start", source })?;
             shards.push(ShardHandle { shared, commands, thread: Mutex::new(Some(thread)) });
         }
-        let cache = Cache::with_weighter(config.cache_bytes_max / (64 * 1024), config.cache_bytes_max as u64, ByBytes);
-        let reader = Reader {
+        let cache = frame_cache(config.cache_bytes_max);
+        let reader = Arc::new(Reader {
             objects: Arc::clone(&objects),
             vault,
             cluster,
@@ -229,7 +229,8 @@ impl Engine {
             counters: Arc::clone(&counters),
             integrity: Integrity::default(),
             topic_keys: Arc::clone(&topic_keys),
-        };
+            ahead: Arc::new(Semaphore::new(read_ahead::AT_ONCE)),
+        });
         let engine = Arc::new(Self {
             shards,
             partitions: RwLock::new(partitions),

@@ -33,6 +33,7 @@ mod maintenance;
 mod partition;
 mod producer;
 mod read;
+mod read_ahead;
 mod recovery;
 mod rewrap;
 mod rewrite;

@@ -10,6 +10,7 @@ use schloss_metadata::PartRow;
 use tokio::sync::Notify;
 
 use crate::producer::Producers;
+use crate::read_ahead::Trail;
 use crate::segment::Segment;
 
 /// What a topic's settings mean for its log.
@@ -126,6 +127,7 @@ pub struct Partition {
     pub shard: ShardId,
     inner: RwLock<Inner>,
     writer: Mutex<Writer>,
+    trail: Mutex<Trail>,
     watchers: Mutex<Vec<Weak<Notify>>>,
     removed: AtomicBool,
 }
@@ -140,6 +142,7 @@ impl Partition {
             shard,
             inner: RwLock::new(inner),
             writer: Mutex::new(writer),
+            trail: Mutex::default(),
             watchers: Mutex::default(),
             removed: AtomicBool::new(false),
         }
@@ -155,6 +158,11 @@ impl Partition {
 
     pub fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where reads of its segments ended.
+    pub fn trail(&self) -> MutexGuard<'_, Trail> {
+        self.trail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Marks the partition as deleted and wakes who waits for it.

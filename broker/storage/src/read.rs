@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use object_store::ObjectStore;
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use schloss_core::{ClusterId, PartitionId};
 use schloss_crypto::{DataKey, KeyVault};
 use schloss_wire::batch;
+use tokio::sync::Semaphore;
 
 use crate::error::ReadError;
 use crate::integrity::{Damage, Integrity};
@@ -46,6 +47,24 @@ impl Weighter<([u8; 32], u32), Bytes> for ByBytes {
 /// Opened frames by object and number.
 pub type FrameCache = Cache<([u8; 32], u32), Bytes, ByBytes>;
 
+/// A cache of at most so many bytes. Half of it is for what was read once: frames read ahead must still be there when they are
+/// asked for.
+pub fn frame_cache(bytes_max: usize) -> FrameCache {
+    let items = bytes_max / segment::FRAME_BYTES;
+    let options = OptionsBuilder::new()
+        .estimated_items_capacity(items)
+        .weight_capacity(bytes_max as u64)
+        .hot_allocation(0.5)
+        .build();
+    match options {
+        Ok(options) => {
+            Cache::with_options(options, ByBytes, DefaultHashBuilder::default(), DefaultLifecycle::default())
+        }
+        // Cannot happen: both capacities are given.
+        Err(_) => Cache::with_weighter(items, bytes_max as u64, ByBytes),
+    }
+}
+
 /// What reading needs.
 pub struct Reader {
     pub objects: Arc<dyn ObjectStore>,
@@ -57,9 +76,11 @@ pub struct Reader {
     pub topic_keys: Arc<TopicKeys>,
     /// Where damaged objects are reported.
     pub integrity: Integrity,
+    /// One for each task that reads ahead.
+    pub ahead: Arc<Semaphore>,
 }
 
-enum Source {
+pub enum Source {
     Nothing,
     Tail(Vec<TailBatch>),
     Part(Part),
@@ -68,8 +89,8 @@ enum Source {
 impl Reader {
     /// Reads whole batches from the one that holds `offset`, at most `bytes_max` bytes, or one batch when `at_least_one`.
     pub async fn read(
-        &self,
-        partition: &Partition,
+        self: &Arc<Self>,
+        partition: &Arc<Partition>,
         offset: i64,
         bytes_max: usize,
         at_least_one: bool,
@@ -82,7 +103,7 @@ impl Reader {
             let source = locate(partition, next, left, at_least_one, &mut read)
                 .inspect_err(|error| self.integrity.report_gap(&self.counters, partition, error))?;
             match source {
-                Source::Nothing => return Ok(read),
+                Source::Nothing => break,
                 Source::Tail(batches) => {
                     put_tail(&batches, &mut read.records);
                     return Ok(read);
@@ -91,15 +112,19 @@ impl Reader {
                     let taken = self.read_part(partition.id, &part, next, left, at_least_one, &mut read.records).await;
                     let (bytes, behind) =
                         taken.inspect_err(|error| self.integrity.report(&self.counters, &part.segment, error))?;
+                    next = behind;
                     if bytes == 0 || behind < part.row.next_offset {
-                        return Ok(read);
+                        break;
                     }
                     left = left.saturating_sub(bytes);
                     at_least_one = false;
-                    next = behind;
                 }
             }
         }
+        if next > offset {
+            self.follow(partition, offset, next, bytes_max);
+        }
+        Ok(read)
     }
 
     async fn read_part(
@@ -112,14 +137,9 @@ impl Reader {
         out: &mut Vec<Bytes>,
     ) -> Result<(usize, i64), ReadError> {
         let opened = part.segment.open(&*self.objects, &*self.vault, self.cluster).await?;
-        let frames = opened.index.get(&partition).ok_or(ReadError::Damaged(Damage::Index))?;
+        let mut wanted = wanted_frames(&opened, partition, part, offset)?;
         let mut taken = 0_usize;
         let mut behind = offset;
-        let from = frames.partition_point(|frame| frame.last_offset < offset);
-        let mut wanted = frames.get(from..).unwrap_or_default();
-        // Frames of parts that retention removed are still in the object; the part's range decides.
-        wanted =
-            wanted.get(..wanted.partition_point(|frame| frame.first_offset < part.row.next_offset)).unwrap_or_default();
         while !wanted.is_empty() {
             let run = run_of(wanted, bytes_max.saturating_sub(taken));
             for (frame, plain) in
@@ -156,7 +176,6 @@ impl Reader {
         let missing: Vec<&Frame> =
             frames.iter().zip(&cached).filter(|(_, hit)| hit.is_none()).map(|(frame, _)| frame).collect();
         Counters::add(&self.counters.cache_hits, (frames.len().saturating_sub(missing.len())) as u64);
-        Counters::add(&self.counters.cache_misses, missing.len() as u64);
         let (Some(first), Some(last)) = (missing.first(), missing.last()) else {
             return Ok(frames.iter().zip(cached.into_iter().flatten()).collect());
         };
@@ -175,6 +194,11 @@ impl Reader {
                 None => self.open_frame(partition, segment, opened, frame, topic_key.as_deref(), &bytes, start)?,
             };
             all.push((frame, plain));
+        }
+        Counters::add(&self.counters.cache_misses, missing.len() as u64);
+        // The key may have been refused, and the cache swept, while these were read.
+        if !segment.is_open(&*self.vault) {
+            missing.iter().for_each(|frame| drop(self.cache.remove(&(segment.row.object_id, frame.place.number))));
         }
         Ok(all)
     }
@@ -241,8 +265,22 @@ fn of_topic_key(error: TopicKeyError) -> ReadError {
     }
 }
 
+/// A part's frames from the one that holds `offset`. Frames of parts that retention removed are still in the object; the part's
+/// range decides.
+pub fn wanted_frames<'o>(
+    opened: &'o Opened,
+    partition: PartitionId,
+    part: &Part,
+    offset: i64,
+) -> Result<&'o [Frame], ReadError> {
+    let frames = opened.index.get(&partition).ok_or(ReadError::Damaged(Damage::Index))?;
+    let from = frames.partition_point(|frame| frame.last_offset < offset);
+    let until = frames.partition_point(|frame| frame.first_offset < part.row.next_offset);
+    Ok(frames.get(from..until).unwrap_or_default())
+}
+
 /// How many frames from the front to fetch at once.
-fn run_of(frames: &[Frame], bytes_max: usize) -> usize {
+pub fn run_of(frames: &[Frame], bytes_max: usize) -> usize {
     let most = u64::try_from(bytes_max).unwrap_or(u64::MAX).min(RANGE_BYTES);
     let mut bytes = 0_u64;
     let fits = frames.iter().take_while(|frame| {
@@ -291,7 +329,7 @@ fn take_batches(
 }
 
 /// Finds where `offset` is and, for the tail, takes the batches at once under the lock.
-fn locate(
+pub fn locate(
     partition: &Partition,
     offset: i64,
     bytes_max: usize,

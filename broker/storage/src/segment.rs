@@ -99,6 +99,11 @@ impl Segment {
         Ok(opened)
     }
 
+    /// Whether it is opened and may stay so.
+    pub fn is_open(&self, vault: &dyn KeyVault) -> bool {
+        self.held(vault).is_some()
+    }
+
     fn held(&self, vault: &dyn KeyVault) -> Option<Arc<Opened>> {
         let held = self.opened();
         let (key_ref, opened) = held.as_ref()?;

@@ -233,6 +233,34 @@ async fn records_come_back_in_order_from_tail_and_from_segments() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn consumer_that_catches_up_finds_its_next_records_opened_and_one_that_jumps_costs_nothing_more() {
+    let world = World::new();
+    let engine = world.open().await;
+    let partition = topic(&engine, LogConfig::default()).await;
+    for n in 0..30_u8 {
+        put(&engine, partition, &[&[n; 60_000]]).await;
+    }
+    engine.flush().await.unwrap();
+    // Three frames go into an answer; a fourth is opened to see that it does not.
+    let read = async |offset: i64| {
+        assert!(!engine.read(partition, offset, 200_000, true).await.unwrap().records.is_empty());
+        engine.stats()
+    };
+    read(0).await;
+    assert_eq!(read(20).await.cache_misses, 8);
+    read(23).await;
+    while engine.stats().cache_misses < 13 {
+        tokio::task::yield_now().await;
+    }
+    let before = engine.stats();
+    let after = read(26).await;
+    assert!(after.cache_hits >= before.cache_hits + 3, "26 to 28 were opened before they were asked for");
+    assert_eq!(after.cache_misses, 14, "nothing was read that was not asked for or next");
+    assert_eq!(values(&engine, partition, 0).await.len(), 30);
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn everything_acknowledged_is_there_after_a_start_without_a_close() {
     let world = World::new();
     let engine = world.open().await;
