@@ -12,10 +12,10 @@ pytestmark = [pytest.mark.schloss_only, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
-def grown(tmp_path):
-    """A running broker with some segments of both tenants."""
+def grown(request, tmp_path):
+    """A running broker with some segments of both tenants; a parameter is more config."""
     with Kms() as kms:
-        b = KmsSchloss(tmp_path / "broker", kms, config={"storage.flush.ms": 20})
+        b = KmsSchloss(tmp_path / "broker", kms, config={"storage.flush.ms": 20, **getattr(request, "param", {})})
         b.start()
         for tenant in ("acme", "globex"):
             clients.create_topic(b, "one", tenant=tenant)
@@ -89,3 +89,15 @@ def test_verify_names_the_damaged_object_and_it_is_recorded(grown, damage):
     assert b.metric("schloss_integrity_failures") > before
     assert any("IntegrityFailure" in l and one.name in l for l in b.audit_query())
     assert verify(b, "globex")[0] == 0
+
+
+@pytest.mark.parametrize("grown", [{"storage.scrub.interval.ms": 1000}], indirect=True, ids=["every second"])
+def test_the_check_in_the_background_finds_damage_before_anybody_asks_for_the_record(grown):
+    b = grown
+    begun = b.metric("schloss_segments_scrubbed")
+    env.eventually(lambda: b.metric("schloss_segments_scrubbed") >= begun + 12, timeout=30, what="a check of all segments")
+    assert b.metric("schloss_integrity_failures") == 0
+    path = b.objects("globex")[3]
+    spoil(path, 4096 + 20)
+    env.eventually(lambda: b.metric("schloss_integrity_failures") > 0, timeout=30, what="the damage found")
+    env.eventually(lambda: any("IntegrityFailure" in l and path.name in l for l in b.audit_query()), what="the event")

@@ -4,6 +4,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use schloss_core::TenantId;
+use schloss_crypto::random_array;
 use tokio::sync::watch;
 
 use crate::engine::Engine;
@@ -58,8 +59,11 @@ impl Engine {
             Some(tenant) => vec![tenant],
             None => self.tenants_with_records(),
         };
-        let segments: Vec<_> = tenants.into_iter().flat_map(|tenant| self.segments_of(tenant)).collect();
+        let mut segments: Vec<_> = tenants.into_iter().flat_map(|tenant| self.segments_of(tenant)).collect();
         let of = segments.len() as u64;
+        // From a random place on: where starts come often, the last ones would never be read.
+        let place = u64::from_be_bytes(random_array()).checked_rem(of).and_then(|place| usize::try_from(place).ok());
+        segments.rotate_left(place.unwrap_or(0));
         progress.send_replace((0, of));
         let mut found = Scrubbed::default();
         for ((segment, _), n) in segments.into_iter().zip(1_u64..) {
