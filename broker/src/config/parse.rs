@@ -282,11 +282,20 @@ fn aws_kms(keys: &mut Keys, base: &Path) -> KmsProvider {
     };
     KmsProvider::Aws {
         region: keys.required("kms.aws.region", "eu-central-1").map_or_else(String::new, |(text, _)| text),
-        endpoint: keys.text("kms.aws.endpoint").map(|(text, _)| text),
-        sts_endpoint: keys.text("kms.aws.sts.endpoint").map(|(text, _)| text),
+        endpoint: url(keys, "kms.aws.endpoint"),
+        sts_endpoint: url(keys, "kms.aws.sts.endpoint"),
         fips: keys.boolean("kms.aws.fips", false),
         credentials,
     }
+}
+
+fn url(keys: &mut Keys, name: &str) -> Option<String> {
+    let (text, line) = keys.text(name)?;
+    let whole = text.starts_with("https://") || text.starts_with("http://");
+    if !whole || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        keys.mistake(line, format!("`{name}` must be an address like `https://host:port`"));
+    }
+    Some(text)
 }
 
 /// Broker-wide defaults of topic settings, under Kafka's broker names (`log.retention.ms` for `retention.ms`).
@@ -486,6 +495,16 @@ kms.local.key.file = "keyring.key"
     fn key_that_is_the_beginning_of_another_may_stand_beside_it() {
         let config = parse(&format!("{WHOLE}max.connections = 50\nmax.connections.per.ip = 5\n")).unwrap();
         assert_eq!((config.limits.connections_max, config.limits.connections_per_ip_max), (50, 5));
+    }
+
+    #[test]
+    fn address_of_aws_with_a_blank_or_without_a_scheme_is_refused() {
+        for wrong in ["sts.internal:443", "https://sts.internal/\\nsts"] {
+            let aws = WHOLE.replace("\"local\"", "\"aws\"");
+            let text = format!("{aws}kms.aws.region = \"eu-central-1\"\nkms.aws.sts.endpoint = \"{wrong}\"\n");
+            let errors = parse(&text).unwrap_err().to_string();
+            assert!(errors.contains("`kms.aws.sts.endpoint` must be an address like"), "{errors}");
+        }
     }
 
     #[test]
