@@ -1,4 +1,4 @@
-//! `schloss keys`: wrap anew, rewrite, shred. All ask the running broker.
+//! `schloss keys`: check, wrap anew, rewrite, shred. All but the check ask the running broker.
 
 use std::process::ExitCode;
 
@@ -6,10 +6,13 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::door::{self, DoorPlace};
+use super::keys_check::Check;
 use super::{Failure, Number, Output};
 
 #[derive(Debug, Subcommand)]
 pub enum Keys {
+    /// Ask the KMS everything that the broker asks of it, and say what is not allowed.
+    Check(Check),
     /// Wrap every live key of a tenant under its current KMS key; data stays as it is.
     #[command(after_help = "Example:
   schloss tenant set-key acme --kms-key arn:aws:kms:eu-central-1:111111111111:key/…
@@ -100,6 +103,7 @@ impl Asked {
 impl Keys {
     pub fn run(self) -> Result<ExitCode, Failure> {
         match self {
+            Self::Check(check) => return check.run(),
             Self::Rewrap { tenant, rate, door } => {
                 door.ask("keys", "rewrap", &json!({ "tenant": tenant, "rate": rate }))?;
             }

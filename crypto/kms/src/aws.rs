@@ -265,8 +265,6 @@ fn by_code(key_ref: &str, code: Option<&str>) -> KeyError {
 
 #[cfg(test)]
 mod tests {
-    use zeroize::Zeroizing;
-
     use super::*;
 
     #[test]
@@ -282,28 +280,5 @@ mod tests {
             assert!(unreachable(code), "{code}");
         }
         assert_eq!(by_code("k", Some("InvalidCiphertextException")), KeyError::ContextMismatch);
-    }
-
-    /// Runs against any KMS server: `SCHLOSS_TEST_KMS_ENDPOINT`, and two of its keys in `SCHLOSS_TEST_KMS_KEYS`, comma between.
-    #[tokio::test]
-    #[ignore = "needs a KMS server: set the two variables and run with --ignored"]
-    async fn aws_kms_keeps_every_promise_of_the_suite() {
-        let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("set {name}"));
-        let keys = variable("SCHLOSS_TEST_KMS_KEYS");
-        let (first, second) = keys.split_once(',').unwrap();
-        let kms = AwsKms::new(AwsKmsConfig {
-            region: "eu-central-1".into(),
-            endpoint: Some(variable("SCHLOSS_TEST_KMS_ENDPOINT")),
-            sts_endpoint: None,
-            fips: false,
-            credentials: AwsCredentials::Fixed {
-                access_key_id: "AKIDEXAMPLE".into(),
-                secret_access_key: Zeroizing::new("secret".into()),
-                session_token: None,
-            },
-            timeout: Duration::from_secs(10),
-        })
-        .await;
-        crate::suite::run(&kms, first, second, "00000000-0000-0000-0000-000000000000").await;
     }
 }

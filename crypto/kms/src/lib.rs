@@ -22,11 +22,10 @@ mod cache;
 mod key_use;
 mod local;
 mod measured;
+pub mod promises;
 mod provider;
 mod retry;
 mod seen;
-#[cfg(test)]
-mod suite;
 mod transit;
 mod vault;
 
