@@ -88,6 +88,26 @@ def test_a_thousand_tenants_in_use_stay_within_the_budget(crowd, kms):
     assert probes <= TENANTS * (minutes * 60 / PROBE_SECONDS + 1)
 
 
+def test_a_start_asks_for_each_key_once_and_is_not_held_by_one_that_hangs(crowd, kms):
+    """The crowd's broker again: all its records are in the log, so every tenant's keys are needed at once."""
+    b, raws, _ = crowd
+    for raw in raws:
+        raw.close()
+    assert b.stop() == 0
+    mark = len(kms.calls)
+    healthy = b.start(timeout=120)
+    asked = collections.Counter(c.asked["CiphertextBlob"] for c in kms.calls.since(mark).of("Decrypt"))
+    print(f"{TENANTS} tenants: ready after {healthy:.1f} s and {len(asked)} keys opened, {sum(asked.values())} calls")
+    assert max(asked.values()) == 1 and len(asked) >= 3 * TENANTS
+    assert b.stop() == 0
+    with kms.fault("hang", keys=[b.keys["t0007"]]):
+        hanging = b.start(timeout=120)
+        print(f"with a key that hangs: ready after {hanging:.1f} s")
+        with wire.Raw(b, tenant="t0008", timeout=30) as raw:
+            assert traffic.produce(raw, "one") == 0
+    assert hanging <= healthy * 1.5 + 2
+
+
 @pytest.fixture(scope="module")
 def wide(kms, tmp_path_factory):
     """A broker that flushes often."""

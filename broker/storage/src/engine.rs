@@ -18,6 +18,7 @@ use schloss_metadata::{Metadata, PartitionRow, TopicRow};
 use schloss_wire::batch::ValidBatch;
 use tokio::sync::oneshot;
 
+use crate::early_keys::EarlyKeys;
 use crate::error::{AppendError, LogError, OpenError, ReadError};
 use crate::flush::Flusher;
 use crate::integrity::{Integrity, IntegritySink};
@@ -162,14 +163,15 @@ impl Engine {
         }
         let partitions = load_partitions(&*metadata).await?;
         let highest = partitions.values().map(|partition| partition.shard.0.saturating_add(1)).max().unwrap_or(0);
-        let mut shards = Vec::new();
+        let (mut shards, early) = (Vec::new(), EarlyKeys::default());
         let mut epochs_behind = 0_usize;
         for number in 0..config.shards.max(highest).max(1) {
             let recovery = Recovery {
                 shard: ShardId(number),
                 cluster,
                 metadata: &*metadata,
-                vault: &*vault,
+                vault: &vault,
+                early: &early,
                 flusher: &flusher,
                 partitions: &partitions,
             };
