@@ -11,7 +11,7 @@ use schloss_audit::{AuditConfig, AuditError, AuditLog, Class, Event, Verdict};
 use schloss_authz::Organisation;
 use schloss_certs::{ReloadingTls, TlsFiles};
 use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
-use schloss_crypto::{IntegrityKey, Purpose, random_array};
+use schloss_crypto::{Denial, IntegrityKey, KeyError, Purpose, random_array};
 use schloss_kms::Vault;
 use schloss_metadata::{Metadata, MetadataError, SqliteMetadata};
 use schloss_storage::{Engine, EngineConfig, Foundation, LocalStore, OpenError, stored_key, until_quiet};
@@ -599,6 +599,13 @@ fn manifest(folder: &Path, error: MetadataError) -> Failure {
 }
 
 fn audit_log(error: AuditError) -> Failure {
+    if let AuditError::Key(KeyError::Denied { why: Denial::NoKeyConfigured, .. }) = error {
+        return Failure::new(
+            Number::Kms,
+            format!("the audit log: {error}"),
+            "`kms.cluster.key` is another one than before: name the former one in `kms.cluster.keys`, start, and run `schloss keys rewrap --cluster`",
+        );
+    }
     Failure::new(
         Number::AuditUnreadable,
         format!("the audit log: {error}"),

@@ -175,7 +175,11 @@ pub fn tenant_keys(config: &Config, organisation: &Organisation) -> HashMap<[u8;
         };
         Some((TenantId::new(tenant.account().number())?.to_bytes(), keys))
     });
-    tenants.chain([(CLUSTER, TenantKeys::only(name(&config.kms.cluster_key)))]).collect()
+    let cluster = TenantKeys {
+        others: config.kms.cluster_keys.iter().map(|key| name(key)).collect(),
+        ..TenantKeys::only(name(&config.kms.cluster_key))
+    };
+    tenants.chain([(CLUSTER, cluster)]).collect()
 }
 
 /// Makes a keyring with its key file, and the named keys in it, unless they are there.

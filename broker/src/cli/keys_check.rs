@@ -116,7 +116,8 @@ impl Check {
             subjects.extend(former.iter().map(|key| subject(key, false, Some(current))));
         };
         if self.tenant.is_none() {
-            add("the cluster", CLUSTER, &config.kms.cluster_key, &[]);
+            let former: Vec<&str> = config.kms.cluster_keys.iter().map(String::as_str).collect();
+            add("the cluster", CLUSTER, &config.kms.cluster_key, &former);
         }
         for tenant in organisation.tenants() {
             let account = tenant.account().to_string();

@@ -223,6 +223,8 @@ fn topic_keys_dir(keys: &mut Keys, base: &Path, data_dir: &Path) -> PathBuf {
 
 fn kms(keys: &mut Keys, base: &Path) -> KmsConfig {
     let cluster_key = keys.required("kms.cluster.key", "local:cluster").map_or_else(String::new, |(text, _)| text);
+    let former = keys.text("kms.cluster.keys").map(|(text, _)| text).unwrap_or_default();
+    let cluster_keys = former.split(',').map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()).collect();
     let (name, line) = keys.required("kms.provider", "local").unwrap_or_default();
     let provider = match name.as_str() {
         "aws" => aws_kms(keys, base),
@@ -258,7 +260,7 @@ fn kms(keys: &mut Keys, base: &Path) -> KmsConfig {
     };
     let outage_grace = keys.millis("kms.outage.grace.ms", 900_000, 0);
     let call_timeout = keys.millis("kms.call.timeout.ms", 10_000, 100);
-    KmsConfig { cluster_key, outage_grace, call_timeout, provider }
+    KmsConfig { cluster_key, cluster_keys, outage_grace, call_timeout, provider }
 }
 
 fn aws_kms(keys: &mut Keys, base: &Path) -> KmsProvider {
