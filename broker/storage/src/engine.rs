@@ -165,7 +165,8 @@ impl Engine {
         let highest = partitions.values().map(|partition| partition.shard.0.saturating_add(1)).max().unwrap_or(0);
         let (mut shards, early) = (Vec::new(), EarlyKeys::default());
         let mut epochs_behind = 0_usize;
-        for number in 0..config.shards.max(highest).max(1) {
+        let count = config.shards.max(highest).max(1);
+        for number in 0..count {
             let recovery = Recovery {
                 shard: ShardId(number),
                 cluster,
@@ -200,6 +201,7 @@ impl Engine {
             let (commands, receiver) = mpsc::channel();
             let shard = Shard {
                 shared: Arc::clone(&shared),
+                shards: count,
                 cluster,
                 wal,
                 limits: ShardLimits {

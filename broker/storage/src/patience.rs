@@ -68,7 +68,7 @@ mod tests {
 
     #[tokio::test]
     async fn hanging_task_costs_one_patience_and_nobody_elses_end() {
-        let mut tasks: Vec<Task> = (0..100).map(|n| Box::pin(ready(n)) as Task).collect();
+        let mut tasks: Vec<Task> = (0..100_usize).map(|n| Box::pin(ready(n)) as Task).collect();
         tasks.insert(3, Box::pin(pending()));
         let (all, took) = run(tasks, 4).await;
         assert_eq!(all, (0..100).collect::<Vec<_>>());
@@ -78,7 +78,7 @@ mod tests {
     #[tokio::test]
     async fn tasks_behind_more_hanging_ones_than_run_at_once_are_done_too() {
         let mut tasks: Vec<Task> = (0..8).map(|_| Box::pin(pending()) as Task).collect();
-        tasks.extend((0..100).map(|n| Box::pin(ready(n)) as Task));
+        tasks.extend((0..100_usize).map(|n| Box::pin(ready(n)) as Task));
         let (all, took) = run(tasks, 4).await;
         assert_eq!(all, (0..100).collect::<Vec<_>>());
         assert!(took >= 2 * PATIENCE && took < 3 * PATIENCE, "a round of four, twice: {took:?}");
@@ -99,7 +99,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_done_is_done_at_once() {
-        let (all, took) = run((0..10).map(|n| Box::pin(ready(n)) as Task).collect(), 3).await;
+        let (all, took) = run((0..10_usize).map(|n| Box::pin(ready(n)) as Task).collect(), 3).await;
         assert!(all.len() == 10 && took < PATIENCE, "{took:?}");
         assert_eq!(run(Vec::new(), 3).await.0.len(), 0);
     }
@@ -109,7 +109,7 @@ mod tests {
         let (tell, told) = tokio::sync::oneshot::channel();
         let late: Task = Box::pin(async move {
             sleep(3 * PATIENCE).await;
-            drop(tell.send(()));
+            let _ = tell.send(());
             0
         });
         let (all, _) = run(vec![late], 3).await;
