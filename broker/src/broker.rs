@@ -1,20 +1,20 @@
 //! The composition root: builds every room from the config, joins them, and takes them down in order.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
 use schloss_audit::{AuditConfig, AuditError, AuditLog, Class, Event, Verdict};
 use schloss_authz::Organisation;
 use schloss_certs::{ReloadingTls, TlsFiles};
 use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
-use schloss_crypto::{IntegrityKey, Purpose, random_array};
+use schloss_crypto::{Denial, IntegrityKey, KeyError, Purpose, random_array};
 use schloss_kms::Vault;
 use schloss_metadata::{Metadata, MetadataError, SqliteMetadata};
-use schloss_storage::{Engine, EngineConfig, Foundation, LocalStore, OpenError, stored_key};
+use schloss_storage::{Engine, EngineConfig, Foundation, LocalStore, OpenError, stored_key, until_quiet};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -39,6 +39,8 @@ use crate::tenancy::{self, Tenancy, Tenant, tenant_id};
 
 /// Tenants opened at once.
 const OPENINGS_MAX: usize = 32;
+/// A start, or a reload, goes on without tenants of which none was opened for this long: the rest follow in the background.
+const OPENING_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the organisation's folder and the certificates are looked at for changes.
 const RELOAD_EVERY: Duration = Duration::from_millis(300);
 
@@ -282,22 +284,48 @@ impl Broker {
         self.tls.set_hosts(hosts.collect());
         self.key_service.set_organisation(&self.config, &organisation);
         let absent = organisation.tenants().filter_map(tenant_id).filter(|id| self.tenancy.tenant(*id).is_none());
-        let openings = absent.map(|id| self.add_tenant(id)).collect::<Vec<_>>();
-        futures::stream::iter(openings).buffer_unordered(OPENINGS_MAX).try_collect::<()>().await
+        let locked: HashSet<TenantId> = self.engine.locked_tenants().into_iter().map(|(id, _)| id).collect();
+        let (away, asked): (Vec<_>, Vec<_>) = absent.partition(|id| !self.waiting.expect(*id) || locked.contains(id));
+        // Known to be away: nobody waits for these.
+        tokio::spawn(Self::try_tenants(Arc::clone(self), away, OPENINGS_MAX));
+        let openings = asked.into_iter().map(|id| {
+            let broker = Arc::clone(self);
+            async move { broker.try_tenant(id).await }
+        });
+        let mut failed = None;
+        until_quiet(openings, OPENINGS_MAX, OPENING_PATIENCE, |opened| {
+            if let Err(failure) = opened {
+                failed.get_or_insert(failure);
+            }
+        })
+        .await;
+        failed.map_or(Ok(()), Err)
     }
 
-    /// Opens a tenant that waits, quietly when its key is still away.
-    pub async fn try_tenant(&self, id: TenantId) {
-        if let Err(failure) = self.add_tenant(id).await {
+    /// Opens tenants that wait; one whose key hangs holds no other.
+    pub async fn try_tenants(broker: Arc<Self>, tenants: Vec<TenantId>, at_once: usize) {
+        let tries = tenants.into_iter().map(|id| {
+            let broker = Arc::clone(&broker);
+            async move { drop(broker.try_tenant(id).await) }
+        });
+        until_quiet(tries, at_once, OPENING_PATIENCE, drop).await;
+    }
+
+    /// Opens a tenant that waits, quietly when its key is still away. A failure is told here, whoever still listens.
+    async fn try_tenant(&self, id: TenantId) -> Result<(), Failure> {
+        self.add_tenant(id).await.inspect_err(|failure| {
             tracing::error!(tenant = %id, %failure, "a tenant could not be opened");
-        }
+            self.waiting.put(id, "it could not be opened: the broker's log tells why".to_owned());
+        })
     }
 
     /// Opens a tenant, or notes that it waits for its KMS key.
     async fn add_tenant(&self, id: TenantId) -> Result<(), Failure> {
-        let Some(_opening) = self.waiting.begin(id).filter(|_| self.tenancy.tenant(id).is_none()) else {
+        let Some(_opening) = self.waiting.begin(id) else { return Ok(()) };
+        if self.tenancy.tenant(id).is_some() {
+            self.waiting.take(id);
             return Ok(());
-        };
+        }
         let organisation = self.tenancy.policies().organisation();
         let Some(entry) = organisation.tenants().find(|entry| tenant_id(entry) == Some(id)) else {
             self.waiting.take(id);
@@ -571,6 +599,13 @@ fn manifest(folder: &Path, error: MetadataError) -> Failure {
 }
 
 fn audit_log(error: AuditError) -> Failure {
+    if let AuditError::Key(KeyError::Denied { why: Denial::NoKeyConfigured, .. }) = error {
+        return Failure::new(
+            Number::Kms,
+            format!("the audit log: {error}"),
+            "`kms.cluster.key` is another one than before: name the former one in `kms.cluster.keys`, start, and run `schloss keys rewrap --cluster`",
+        );
+    }
     Failure::new(
         Number::AuditUnreadable,
         format!("the audit log: {error}"),

@@ -12,7 +12,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use schloss_audit::{AuditLog, Class, Event, Verdict};
 use schloss_core::TenantId;
 use schloss_kms::{KeyName, KeyWatch, TenantKeyState};
@@ -64,6 +63,16 @@ impl Waiting {
 
     fn all(&self) -> MutexGuard<'_, HashMap<TenantId, Absent>> {
         self.absent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a tenant is about to be opened; false when it waits already.
+    pub fn expect(&self, tenant: TenantId) -> bool {
+        let now = Instant::now();
+        let mut all = self.all();
+        let news = !all.contains_key(&tenant);
+        let why = || "its KMS key has not answered yet".to_owned();
+        all.entry(tenant).or_insert_with(|| Absent { why: why(), since: now, tried: now, wanted: false });
+        news
     }
 
     /// Notes that a tenant could not be opened; true when that is news.
@@ -156,7 +165,7 @@ pub async fn prove_keys(broker: Arc<Broker>) {
             }
         }
         broker.vault.probe(KEY_PROOF).await;
-        let tries = broker.waiting.due().into_iter().map(|tenant| broker.try_tenant(tenant));
-        futures::stream::iter(tries).buffer_unordered(TRIES_MAX).collect::<()>().await;
+        // Apart: a key that hangs must not hold up the next round of proofs.
+        tokio::spawn(Broker::try_tenants(Arc::clone(&broker), broker.waiting.due(), TRIES_MAX));
     }
 }

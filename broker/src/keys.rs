@@ -39,11 +39,14 @@ impl KeyService {
     }
 }
 
-/// Opens the configured provider and tells the vault whose key is which.
+/// The configured provider, which calls nothing yet; the second is the same when it is AWS.
 ///
 /// # Errors
 /// [`Number::Keyring`], [`Number::Kms`].
-pub async fn open(config: &Config, organisation: &Organisation) -> Result<KeyService, Failure> {
+pub async fn provider(
+    config: &Config,
+    organisation: &Organisation,
+) -> Result<(Arc<dyn Kms>, Option<Arc<AwsKms>>), Failure> {
     let mut aws = None;
     let provider: Arc<dyn Kms> = match &config.kms.provider {
         KmsProvider::Local { keyring, secret } => Arc::new(open_keyring(keyring, secret)?),
@@ -72,6 +75,15 @@ pub async fn open(config: &Config, organisation: &Organisation) -> Result<KeySer
             Arc::new(transit.map_err(|error| Failure::new(Number::Kms, error, "mend `kms.vault.*` in the config"))?)
         }
     };
+    Ok((provider, aws))
+}
+
+/// Opens the configured provider and tells the vault whose key is which.
+///
+/// # Errors
+/// [`Number::Keyring`], [`Number::Kms`].
+pub async fn open(config: &Config, organisation: &Organisation) -> Result<KeyService, Failure> {
+    let (provider, aws) = provider(config, organisation).await?;
     let bounds = VaultConfig {
         outage_grace: config.kms.outage_grace,
         call_timeout: config.kms.call_timeout,
@@ -163,7 +175,11 @@ pub fn tenant_keys(config: &Config, organisation: &Organisation) -> HashMap<[u8;
         };
         Some((TenantId::new(tenant.account().number())?.to_bytes(), keys))
     });
-    tenants.chain([(CLUSTER, TenantKeys::only(name(&config.kms.cluster_key)))]).collect()
+    let cluster = TenantKeys {
+        others: config.kms.cluster_keys.iter().map(|key| name(key)).collect(),
+        ..TenantKeys::only(name(&config.kms.cluster_key))
+    };
+    tenants.chain([(CLUSTER, cluster)]).collect()
 }
 
 /// Makes a keyring with its key file, and the named keys in it, unless they are there.

@@ -24,6 +24,7 @@ pub mod net;
 mod operate_keys;
 pub mod producers;
 mod quickstart_files;
+mod rewrap_cluster;
 pub mod session;
 mod starting;
 pub mod sts;

@@ -71,10 +71,13 @@ fn show(call: &OperatorCall, id: TenantId) -> Value {
     })
 }
 
-/// `keys rewrap`: every live wrapped key under the tenant's current KMS key.
+/// `keys rewrap`: every live wrapped key under the tenant's current KMS key, or the cluster's.
 pub async fn rewrap(call: &OperatorCall) -> Outcome {
-    let tenant = call.tenant()?;
     let rate = u32::try_from(number(call, "rate", REWRAP_RATE)).unwrap_or(u32::MAX);
+    if call.body.get("cluster").and_then(Value::as_bool) == Some(true) {
+        return crate::rewrap_cluster::rewrap(call, rate).await;
+    }
+    let tenant = call.tenant()?;
     let progress = watch::Sender::new((0, 0));
     let done = told(call, &progress, call.broker.engine.rewrap(tenant, rate, &progress)).await;
     let done = done.map_err(|error| {

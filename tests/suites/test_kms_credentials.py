@@ -75,6 +75,47 @@ def test_a_tenants_key_in_its_own_account_is_reached_by_its_role_and_external_id
     assert {(arn, x) for arn, _, x in kms.assumed if arn == role.arn} == {(role.arn, external)}
 
 
+def web_identity(kms, tmp_path):
+    """A role for the holders of a token, and the environment EKS gives such a process."""
+    role = kms.role(f"arn:aws:iam::{kms.account}:role/pod", web_identity_token="a token of the cluster")
+    (tmp_path / "token").write_text("a token of the cluster")
+    return role, {"AWS_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "token"), "AWS_ROLE_ARN": role.arn, **NONE}
+
+
+@pytest.mark.parametrize("source", ["web-identity", "chain"])
+def test_a_web_identitys_credentials_come_from_the_sts_endpoint_of_the_config(kms, start, tmp_path, source):
+    _, environment = web_identity(kms, tmp_path)
+    _, calls = start({"kms.aws.credentials": source, "kms.aws.sts.endpoint": kms.url}, environment)
+    assert {c.caller.split("/")[1] for c in calls} == {"pod"}
+
+
+@pytest.mark.parametrize("source", ["profile", "chain"])
+def test_a_profiles_role_is_assumed_at_the_sts_endpoint_of_the_config(kms, start, tmp_path, source):
+    role = kms.role(f"arn:aws:iam::{kms.account}:role/of-profile", external_id="agreed")
+    (tmp_path / "aws").write_text(f"[people]\naws_access_key_id = {kms.root.key_id}\naws_secret_access_key = {kms.root.secret}\n")
+    (tmp_path / "config").write_text(f"[profile broker]\nrole_arn = {role.arn}\nexternal_id = agreed\nsource_profile = people\n")
+    which = {"kms.aws.credentials": "profile", "kms.aws.profile": "broker"} if source == "profile" else {}
+    _, calls = start({"kms.aws.sts.endpoint": kms.url, **which}, {
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "aws"), "AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_PROFILE": "broker", **NONE})
+    assert {c.caller.split("/")[1] for c in calls} == {"of-profile"}
+    assert {(arn, x) for arn, _, x in kms.assumed if arn == role.arn} == {(role.arn, "agreed")}
+
+
+def test_a_tenants_role_is_assumed_with_a_web_identitys_credentials_at_the_same_endpoint(kms, start, tmp_path):
+    _, environment = web_identity(kms, tmp_path)
+    role = kms.role("arn:aws:iam::777788889999:role/of-acme")
+    own = kms.create_key("acme's own", account="777788889999")
+
+    def point(b):
+        b.keys["acme"] = own
+        f = b.tenant_file("acme")
+        f.write_text("\n".join(f'kms_key = "{own}"\nkms_role = "{role.arn}"' if l.startswith("kms_key") else l for l in f.read_text().splitlines()) + "\n")
+
+    _, calls = start({"kms.aws.credentials": "web-identity", "kms.aws.sts.endpoint": kms.url}, environment, prepare=point)
+    assert {c.caller.split("/")[1] for c in calls if own in c.keys} == {"of-acme"}
+    assert {c.caller.split("/")[1] for c in calls if own not in c.keys} == {"pod"}
+
+
 @pytest.mark.parametrize("trouble", ["expired", "unknown"])
 def test_trouble_with_the_brokers_own_credentials_is_an_outage_and_stops_nobody(kms, start, trouble):
     """Credentials say nothing about the tenant's key: cached keys serve on, through flushes that would need new ones."""

@@ -253,3 +253,26 @@ def test_a_start_with_some_tenants_keys_in_trouble_serves_the_others_and_then_th
     for tenant in troubled:
         assert env.eventually(lambda: values(b, tenant), timeout=BOUND, what=f"{tenant} being served again") == [f"of {tenant}"]
     assert values(b, "globex") == ["of globex", "meanwhile"]
+
+
+def test_a_key_that_hangs_holds_nobody_elses_start_and_its_tenant_is_served_when_it_answers(at_rest):
+    """With the default deadline of ten seconds for a call; the hanging tenant has records in a segment and in the log, and a group."""
+    b, kms = at_rest
+    b.write_config({k: v for k, v in b.config.items() if k != "kms.call.timeout.ms"})
+    b.start()
+    with wire.Raw(b, tenant="hanging") as raw:
+        assert traffic.produce(raw, "kept", b"in the log") == 0 and traffic.commit(raw, "kept", "readers") == 0
+    b.kill()
+    fault = kms.fault("hang", keys=[b.keys["hanging"]])
+    launch(b)
+    served = lambda: (values(b, "acme"), values(b, "globex"))  # noqa: E731
+    assert env.eventually(served, timeout=BOUND, every=0.02, what="the others being served") == (["of acme", "in the log"], ["of globex"])
+    took = time.monotonic() - b.process.started
+    print(f"the others were served {took:.1f} s after the start")
+    assert took <= 3
+    assert env.eventually(lambda: status(b, "/readyz")[0] == 200, timeout=3, what="/readyz")
+    with pytest.raises((OSError, wire.Closed, AssertionError)):
+        values(b, "hanging")
+    clients.produce_librdkafka(b, "kept", [("k", "meanwhile")], tenant="globex")
+    fault.end()
+    assert env.eventually(lambda: values(b, "hanging"), timeout=BOUND, what="the hanging one being served") == ["of hanging", "in the log"]

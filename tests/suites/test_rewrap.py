@@ -179,3 +179,105 @@ def test_a_rewrite_puts_every_record_into_new_objects_under_new_data_keys(grown,
     b.start()
     assert read_all(b) == b.values and read_all(b, "running") == acknowledged
     assert committed(b, "readers") == 1
+
+
+# The cluster's own key
+
+STARTS = 12  # each makes a key for the events of its run
+
+
+@pytest.fixture
+def installation(kms, tmp_path):
+    """A broker that was started STARTS times under its first cluster key, with records and an audit log; it does not run."""
+    b = KmsSchloss(tmp_path / "broker", kms)
+    for n in range(STARTS):
+        b.start()
+        clients.produce_librdkafka(b, clients.create_topic(b, f"of start {n}".replace(" ", "-")), [("k", f"record {n}")])
+        assert b.stop() == 0
+    b.events = set(b.audit_query())
+    yield b
+    if b.running():
+        b.kill()
+    clients.forget(b)
+
+
+def set_cluster_key(b, kms):
+    """Makes a new key the cluster's and names the old one beside it; (old, new)."""
+    old, new = b.keys["cluster"], kms.create_key("cluster, second")
+    b.keys["cluster"] = b.config["kms.cluster.key"] = new
+    b.config["kms.cluster.keys"] = old
+    b.write_config(b.config)
+    return old, new
+
+
+def test_the_clusters_key_can_be_changed_and_the_old_one_disabled(installation, kms):
+    b = installation
+    old, new = set_cluster_key(b, kms)
+    b.start()
+    mark = len(kms.calls)
+    done = b.operate("keys", "rewrap", "--cluster")
+    moved = kms.calls.since(mark).of("ReEncrypt", key=new, outcome="ok")
+    # The signing key's, the key of proofs, one for each earlier run's events; this run's is under the new key already.
+    assert done["rewrapped"] == len(moved) == STARTS + 2 and done["kept"] == 1, done
+    assert {c.asked["SourceEncryptionContext"]["schloss:tenant"] for c in moved} == {"000000000000"}
+    assert b.operate("keys", "rewrap", "--cluster")["rewrapped"] == 0
+    assert b.stop() == 0
+    kms.disable(old)
+    b.config["kms.cluster.keys"] = None
+    b.write_config(b.config)
+    mark = len(kms.calls)
+    b.start()
+    assert read_all(b, "of-start-0") == ["record 0"]
+    clients.produce_librdkafka(b, clients.create_topic(b, "after"), [("k", "v")])
+    after = set(b.audit_query())
+    assert b.events <= after and len(after) > len(b.events), "events of before, and of after, are read"
+    verified = b.run("audit", "verify", "--dir", b.folder)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert not kms.calls.since(mark).of(key=old), "the old key was asked for after the re-wrap"
+
+
+def test_a_new_cluster_key_without_the_former_one_named_is_refused_and_says_what_to_do(installation, kms):
+    b = installation
+    set_cluster_key(b, kms)
+    b.config["kms.cluster.keys"] = None
+    b.write_config(b.config)
+    code, said = b.start_refused()
+    assert code == 1 and "`kms.cluster.keys`" in said and "SCH-105" in said, said
+
+
+def test_a_clusters_rewrap_cut_by_a_kill_goes_on_where_it_was(installation, kms):
+    b = installation
+    old, new = set_cluster_key(b, kms)
+    b.start()
+    mark = len(kms.calls)
+    with kms.fault("latency", operations=["ReEncrypt"], seconds=0.1):
+        running = subprocess.Popen([str(env.schloss_binary()), "keys", "rewrap", "--cluster", "--dir", str(b.folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        env.eventually(lambda: kms.calls.since(mark).count("ReEncrypt", outcome="ok") >= BATCH + 4, timeout=60, what="most of the re-wrap")
+        b.kill()
+        running.wait(30)
+    first = kms.calls.since(mark).count("ReEncrypt", outcome="ok")
+    assert first < STARTS + 2, "the kill came too late to show anything"
+    b.start()
+    b.operate("keys", "rewrap", "--cluster")
+    moved = kms.calls.since(mark).of("ReEncrypt", outcome="ok")
+    again = len(moved) - len({c.asked["CiphertextBlob"] for c in moved})
+    print(f"{first} before the kill, {len(moved)} in all, {again} of them twice")
+    assert again <= 4 < first, "what was done and kept before the kill was done again"
+    assert b.stop() == 0
+    kms.disable(old)
+    b.start()
+    assert b.events <= set(b.audit_query())
+
+
+def test_a_new_cluster_key_that_refuses_leaves_everything_as_it_was(installation, kms):
+    b = installation
+    old, new = set_cluster_key(b, kms)
+    b.start()
+    kms.deny(new, ["kms:ReEncrypt*"])
+    done = b.run("keys", "rewrap", "--cluster", "--dir", b.folder, timeout=120)
+    assert done.returncode == 1 and "kms:ReEncryptTo" in done.stderr
+    assert b.stop() == 0
+    b.start()
+    assert b.events <= set(b.audit_query())
+    kms.allow(new)
+    assert b.operate("keys", "rewrap", "--cluster")["rewrapped"] == STARTS + 2

@@ -59,6 +59,26 @@ pub(crate) async fn signing_key(
     Ok(signing)
 }
 
+/// Wraps the signing key's key under the cluster's current KMS key; false when it is already.
+pub(crate) async fn rewrap_signing_key(
+    folder: &Path,
+    cluster: ClusterId,
+    vault: &dyn KeyVault,
+) -> Result<bool, AuditError> {
+    let path = folder.join(SIGNING_KEY_FILE);
+    let malformed = || AuditError::Malformed { path: path.clone() };
+    let io = |source| AuditError::Io { path: path.clone(), source };
+    let file: SigningKeyFile = serde_json::from_slice(&fs::read(&path).map_err(io)?).map_err(|_| malformed())?;
+    let wrapped = BASE64.decode(&file.key).ok().and_then(|bytes| WrappedKey::from_bytes(&bytes).ok());
+    let Some(anew) = vault.rewrap(&context(cluster), &wrapped.ok_or_else(malformed)?, None).await? else {
+        return Ok(false);
+    };
+    let key = BASE64.encode(anew.to_bytes().map_err(|_| malformed())?);
+    let bytes = serde_json::to_vec(&SigningKeyFile { key, ..file }).unwrap_or_default();
+    write_whole(&path, &bytes).map_err(io)?;
+    Ok(true)
+}
+
 async fn make_signing_key(folder: &Path, cluster: ClusterId, vault: &dyn KeyVault) -> Result<SigningKey, AuditError> {
     // SECURITY: a log with streams but no signing key lost it, or somebody wants it to be signed anew.
     let public_path = folder.join(PUBLIC_KEY_FILE);

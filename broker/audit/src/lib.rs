@@ -29,6 +29,7 @@ pub mod line;
 mod log;
 mod newest;
 mod query;
+mod rewrap;
 mod stream;
 mod verify;
 mod writer;
@@ -39,6 +40,7 @@ pub use keys::{public_key_from_pem, public_key_to_pem};
 pub use line::Head;
 pub use log::{AuditConfig, AuditLog, AuditStats, RecordError};
 pub use query::{Filter, Found, QueryError, query, tail};
+pub use rewrap::rewrap;
 pub use stream::AuditError;
 pub use verify::{Fault, FaultKind, Report, StreamReport, TrustedHead, verify};
 

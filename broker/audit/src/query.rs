@@ -11,11 +11,12 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use schloss_core::ClusterId;
-use schloss_crypto::{DataKey, KeyError, KeyVault, WrappedKey, open_value};
+use schloss_crypto::{DataKey, KeyError, KeyVault, open_value};
 use serde_json::Value;
 
 use crate::event::ascii_json;
 use crate::line::{Body, Line, event_binding};
+use crate::rewrap::Moved;
 use crate::stream::{AuditError, files, streams};
 use crate::{Class, Verdict, keys};
 
@@ -95,6 +96,7 @@ pub async fn query(
     filter: &Filter,
     found: &mut (dyn FnMut(Found) -> ControlFlow<()> + Send),
 ) -> Result<(), QueryError> {
+    let moved = Moved::load(folder)?;
     for stream in streams(folder)? {
         if filter.stream.as_ref().is_some_and(|only| *only != stream) {
             continue;
@@ -109,8 +111,7 @@ pub async fn query(
                 let (line, _) = Line::parse(raw).ok_or_else(altered)?;
                 match &line.body {
                     Body::Open { key: text, .. } => {
-                        let bytes = BASE64.decode(text).map_err(|_| altered())?;
-                        let wrapped = WrappedKey::from_bytes(&bytes).map_err(|_| altered())?;
+                        let wrapped = moved.newest(text).ok_or_else(altered)?;
                         key = Some(vault.open(&keys::context(cluster), &wrapped).await?);
                     }
                     Body::Event { sealed } if in_time(filter, &line) => {

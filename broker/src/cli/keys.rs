@@ -1,4 +1,4 @@
-//! `schloss keys`: wrap anew, rewrite, shred. All ask the running broker.
+//! `schloss keys`: check, wrap anew, rewrite, shred. All but the check ask the running broker.
 
 use std::process::ExitCode;
 
@@ -6,19 +6,28 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::door::{self, DoorPlace};
+use super::keys_check::Check;
 use super::{Failure, Number, Output};
 
 #[derive(Debug, Subcommand)]
 pub enum Keys {
-    /// Wrap every live key of a tenant under its current KMS key; data stays as it is.
-    #[command(after_help = "Example:
+    /// Ask the KMS everything that the broker asks of it, and say what is not allowed.
+    Check(Check),
+    /// Wrap every live key of a tenant, or the cluster's, under the current KMS key; data stays as it is.
+    #[command(after_help = "Examples:
   schloss tenant set-key acme --kms-key arn:aws:kms:eu-central-1:111111111111:key/…
   schloss keys rewrap acme
+
+  schloss keys rewrap --cluster        after a start with the new `kms.cluster.key`, the former one in `kms.cluster.keys`
 
 Online, and resumable: run again, it goes on where it was. Afterwards the old KMS key may be disabled.")]
     Rewrap {
         /// Alias or account of the tenant.
-        tenant: String,
+        #[arg(required_unless_present = "cluster")]
+        tenant: Option<String>,
+        /// The installation's own: audit log and manifest.
+        #[arg(long, conflicts_with = "tenant")]
+        cluster: bool,
         /// KMS calls a second.
         #[arg(long, default_value_t = 50)]
         rate: u64,
@@ -100,8 +109,9 @@ impl Asked {
 impl Keys {
     pub fn run(self) -> Result<ExitCode, Failure> {
         match self {
-            Self::Rewrap { tenant, rate, door } => {
-                door.ask("keys", "rewrap", &json!({ "tenant": tenant, "rate": rate }))?;
+            Self::Check(check) => return check.run(),
+            Self::Rewrap { tenant, cluster, rate, door } => {
+                door.ask("keys", "rewrap", &json!({ "tenant": tenant, "cluster": cluster, "rate": rate }))?;
             }
             Self::Rewrite { tenant, topic, rate, door } => {
                 door.ask("keys", "rewrite", &json!({ "tenant": tenant, "topic": topic, "rate": rate }))?;

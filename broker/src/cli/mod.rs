@@ -15,6 +15,7 @@ mod iam_credentials;
 mod iam_people;
 mod iam_plan;
 mod keys;
+mod keys_check;
 mod layout;
 mod quickstart;
 mod segment;
@@ -75,7 +76,7 @@ enum Command {
         #[command(subcommand)]
         verb: tenant::Tenant,
     },
-    /// Wrap keys anew, rewrite records, shred.
+    /// Check keys, wrap them anew, rewrite records, shred.
     Keys {
         #[command(subcommand)]
         verb: keys::Keys,

@@ -73,6 +73,8 @@ pub struct Advertised {
 pub struct KmsConfig {
     /// The key that seals the audit log and cluster facts, never tenant data (`kms.cluster.key`).
     pub cluster_key: String,
+    /// `kms.cluster.keys`: former ones, which may open what they wrapped.
+    pub cluster_keys: Vec<String>,
     /// `kms.outage.grace.ms`: how long cached keys serve while the KMS gives no answer.
     pub outage_grace: Duration,
     /// `kms.call.timeout.ms`: one call, all tries together.

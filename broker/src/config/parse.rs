@@ -223,6 +223,8 @@ fn topic_keys_dir(keys: &mut Keys, base: &Path, data_dir: &Path) -> PathBuf {
 
 fn kms(keys: &mut Keys, base: &Path) -> KmsConfig {
     let cluster_key = keys.required("kms.cluster.key", "local:cluster").map_or_else(String::new, |(text, _)| text);
+    let former = keys.text("kms.cluster.keys").map(|(text, _)| text).unwrap_or_default();
+    let cluster_keys = former.split(',').map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()).collect();
     let (name, line) = keys.required("kms.provider", "local").unwrap_or_default();
     let provider = match name.as_str() {
         "aws" => aws_kms(keys, base),
@@ -258,7 +260,7 @@ fn kms(keys: &mut Keys, base: &Path) -> KmsConfig {
     };
     let outage_grace = keys.millis("kms.outage.grace.ms", 900_000, 0);
     let call_timeout = keys.millis("kms.call.timeout.ms", 10_000, 100);
-    KmsConfig { cluster_key, outage_grace, call_timeout, provider }
+    KmsConfig { cluster_key, cluster_keys, outage_grace, call_timeout, provider }
 }
 
 fn aws_kms(keys: &mut Keys, base: &Path) -> KmsProvider {
@@ -282,11 +284,20 @@ fn aws_kms(keys: &mut Keys, base: &Path) -> KmsProvider {
     };
     KmsProvider::Aws {
         region: keys.required("kms.aws.region", "eu-central-1").map_or_else(String::new, |(text, _)| text),
-        endpoint: keys.text("kms.aws.endpoint").map(|(text, _)| text),
-        sts_endpoint: keys.text("kms.aws.sts.endpoint").map(|(text, _)| text),
+        endpoint: url(keys, "kms.aws.endpoint"),
+        sts_endpoint: url(keys, "kms.aws.sts.endpoint"),
         fips: keys.boolean("kms.aws.fips", false),
         credentials,
     }
+}
+
+fn url(keys: &mut Keys, name: &str) -> Option<String> {
+    let (text, line) = keys.text(name)?;
+    let whole = text.starts_with("https://") || text.starts_with("http://");
+    if !whole || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        keys.mistake(line, format!("`{name}` must be an address like `https://host:port`"));
+    }
+    Some(text)
 }
 
 /// Broker-wide defaults of topic settings, under Kafka's broker names (`log.retention.ms` for `retention.ms`).
@@ -486,6 +497,16 @@ kms.local.key.file = "keyring.key"
     fn key_that_is_the_beginning_of_another_may_stand_beside_it() {
         let config = parse(&format!("{WHOLE}max.connections = 50\nmax.connections.per.ip = 5\n")).unwrap();
         assert_eq!((config.limits.connections_max, config.limits.connections_per_ip_max), (50, 5));
+    }
+
+    #[test]
+    fn address_of_aws_with_a_blank_or_without_a_scheme_is_refused() {
+        for wrong in ["sts.internal:443", "https://sts.internal/\\nsts"] {
+            let aws = WHOLE.replace("\"local\"", "\"aws\"");
+            let text = format!("{aws}kms.aws.region = \"eu-central-1\"\nkms.aws.sts.endpoint = \"{wrong}\"\n");
+            let errors = parse(&text).unwrap_err().to_string();
+            assert!(errors.contains("`kms.aws.sts.endpoint` must be an address like"), "{errors}");
+        }
     }
 
     #[test]

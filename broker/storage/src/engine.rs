@@ -17,6 +17,7 @@ use schloss_metadata::{Metadata, PartitionRow, TopicRow};
 use schloss_wire::batch::ValidBatch;
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::early_keys::EarlyKeys;
 use crate::error::{AppendError, LogError, OpenError, ReadError};
 use crate::flush::Flusher;
 use crate::integrity::{Integrity, IntegritySink};
@@ -162,14 +163,16 @@ impl Engine {
         }
         let partitions = load_partitions(&*metadata).await?;
         let highest = partitions.values().map(|partition| partition.shard.0.saturating_add(1)).max().unwrap_or(0);
-        let mut shards = Vec::new();
+        let (mut shards, early) = (Vec::new(), EarlyKeys::default());
         let mut epochs_behind = 0_usize;
-        for number in 0..config.shards.max(highest).max(1) {
+        let count = config.shards.max(highest).max(1);
+        for number in 0..count {
             let recovery = Recovery {
                 shard: ShardId(number),
                 cluster,
                 metadata: &*metadata,
-                vault: &*vault,
+                vault: &vault,
+                early: &early,
                 flusher: &flusher,
                 partitions: &partitions,
             };
@@ -198,6 +201,7 @@ impl Engine {
             let (commands, receiver) = mpsc::channel();
             let shard = Shard {
                 shared: Arc::clone(&shared),
+                shards: count,
                 cluster,
                 wal,
                 limits: ShardLimits {

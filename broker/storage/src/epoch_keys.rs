@@ -4,8 +4,10 @@
 //!
 //! Invariants
 //! - A key is used only while its KMS key's standing is usable; [`EpochKeys::forget`] and [`EpochKeys::sweep`] wipe the others.
-//! - A key in use is replaced every [`RENEW_EVERY`] or [`BYTES_MAX`], in the background: while the KMS gives no answer the old one
-//!   goes on, as long as the vault lets it.
+//! - A key in use is replaced every [`RENEW_EVERY`] times the number of shards, or [`BYTES_MAX`], in the background: while the KMS gives
+//!   no answer the old one goes on, as long as the vault lets it.
+//! - However many shards a tenant writes to, it costs at most one call in [`RENEW_EVERY`], which is the budget of 0.2 a minute. How
+//!   long a key may be used is not bounded by its age but by its KMS key's standing, and by its bytes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 use schloss_core::TenantId;
 use schloss_crypto::{KeyVault, Standing, WalKeys};
 
-/// Half an epoch key's life of ten minutes: then its successor is asked for, if the tenant writes.
+/// With one shard; with more, each shard's keys are older when their successors are asked for.
 const RENEW_EVERY: Duration = Duration::from_secs(300);
 /// After a renewal that failed.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -51,11 +53,14 @@ pub struct EpochKeys {
     held: HashMap<Owner, Held>,
     generations: HashMap<TenantId, u32>,
     swept: Instant,
+    renew_every: Duration,
 }
 
 impl EpochKeys {
-    pub fn new() -> Self {
-        Self { held: HashMap::new(), generations: HashMap::new(), swept: Instant::now() }
+    /// Of one of `shards` shards.
+    pub fn new(shards: u32) -> Self {
+        let renew_every = RENEW_EVERY.saturating_mul(shards.max(1));
+        Self { held: HashMap::new(), generations: HashMap::new(), swept: Instant::now(), renew_every }
     }
 
     /// Whether there is a key that may be used now.
@@ -77,8 +82,8 @@ impl EpochKeys {
         number
     }
 
-    pub fn put(&mut self, owner: Owner, key: EpochKey) {
-        self.held.insert(owner, Held { key, since: Instant::now(), bytes: 0, asked: None });
+    pub fn put(&mut self, owner: Owner, key: EpochKey, now: Instant) {
+        self.held.insert(owner, Held { key, since: now, bytes: 0, asked: None });
     }
 
     /// Counts what was sealed.
@@ -103,13 +108,64 @@ impl EpochKeys {
     }
 
     /// Whether a key in use is due to be replaced; says so once per try.
-    pub fn due(&mut self, owner: &Owner) -> bool {
+    pub fn due(&mut self, owner: &Owner, now: Instant) -> bool {
         let Some(held) = self.held.get_mut(owner) else { return false };
-        let old = held.since.elapsed() >= RENEW_EVERY || held.bytes >= BYTES_MAX / 2;
-        let due = old && held.asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN);
+        let since = |moment| now.saturating_duration_since(moment);
+        let old = since(held.since) >= self.renew_every || held.bytes >= BYTES_MAX / 2;
+        let due = old && held.asked.is_none_or(|asked| since(asked) >= ASK_AGAIN);
         if due {
-            held.asked = Some(Instant::now());
+            held.asked = Some(now);
         }
         due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schloss_crypto::DataKey;
+
+    use super::*;
+
+    fn key(generation: u32) -> EpochKey {
+        EpochKey { keys: WalKeys::new(&DataKey::generate()), wrapped: Vec::new(), key_ref: "k".to_owned(), generation }
+    }
+
+    /// Renewals of a tenant that writes to every shard once a second for `hours`, after its first keys.
+    fn renewals(shards: u32, hours: u64) -> u32 {
+        let owner = Owner { tenant: TenantId::new(111_111_111_111).unwrap(), key_ref: None };
+        let begun = Instant::now();
+        let mut all: Vec<EpochKeys> = (0..shards).map(|_| EpochKeys::new(shards)).collect();
+        for keys in &mut all {
+            keys.put(owner.clone(), key(0), begun);
+        }
+        let mut asked = 0;
+        for second in 1..=hours * 3600 {
+            let now = begun + Duration::from_secs(second);
+            for keys in &mut all {
+                if keys.due(&owner, now) {
+                    asked += 1;
+                    keys.put(owner.clone(), key(asked), now);
+                }
+            }
+        }
+        asked
+    }
+
+    #[test]
+    fn tenant_that_writes_all_the_time_costs_at_most_a_call_in_five_minutes_however_many_shards() {
+        for shards in [1, 2, 3, 16] {
+            let hours = 24;
+            let a_minute = f64::from(renewals(shards, hours)) / (hours * 60) as f64;
+            assert!(a_minute > 0.15 && a_minute <= 0.2, "{shards} shards: {a_minute} calls a minute");
+        }
+    }
+
+    #[test]
+    fn renewal_that_fails_is_asked_for_again_after_ten_seconds_and_not_before() {
+        let owner = Owner { tenant: TenantId::new(111_111_111_111).unwrap(), key_ref: None };
+        let (mut keys, begun) = (EpochKeys::new(1), Instant::now());
+        keys.put(owner.clone(), key(0), begun);
+        let due: Vec<u64> = (1..=330).filter(|at| keys.due(&owner, begun + Duration::from_secs(*at))).collect();
+        assert_eq!(due, [300, 310, 320, 330]);
     }
 }

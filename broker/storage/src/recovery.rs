@@ -11,6 +11,7 @@ use schloss_core::{ClusterId, PartitionId, ShardId, TenantId};
 use schloss_crypto::{EntryId, KeyError, KeyVault, WalKeys, random_array};
 use schloss_metadata::{Metadata, ShardGuard};
 
+use crate::early_keys::EarlyKeys;
 use crate::error::OpenError;
 use crate::flush::Flusher;
 use crate::locked::{self, Locked, SealedSection};
@@ -36,7 +37,8 @@ pub struct Recovery<'a> {
     pub shard: ShardId,
     pub cluster: ClusterId,
     pub metadata: &'a dyn Metadata,
-    pub vault: &'a dyn KeyVault,
+    pub vault: &'a Arc<dyn KeyVault>,
+    pub early: &'a EarlyKeys,
     pub flusher: &'a Flusher,
     pub partitions: &'a HashMap<PartitionId, Arc<Partition>>,
 }
@@ -77,6 +79,8 @@ impl Recovery<'_> {
             if let ReplayEnd::Damaged { seq } = replay.end {
                 return Err(self.damaged(epoch, seq, "an entry is missing or altered, and later ones exist"));
             }
+            let (entries, known) = (&replay.entries, &mut replayed.keys);
+            self.early.open_section_keys(self.cluster, self.shard.0, entries, self.vault, known).await;
             let end = self.replay_epoch(epoch, after, replay.entries, &mut replayed).await?;
             if sealed_before.get(&epoch).is_some_and(|sealed| *sealed != end) {
                 return Err(self.damaged(
@@ -123,8 +127,14 @@ impl Recovery<'_> {
 
     /// State as of the checkpoint. Rows of a tenant whose KMS key is away stay where they are.
     async fn load_states(&self, replayed: &mut Replayed) -> Result<(), OpenError> {
-        for row in self.metadata.state(self.shard).await? {
+        let rows = self.metadata.state(self.shard).await?;
+        self.early.open_row_keys(rows.iter().map(|row| row.tenant), &self.flusher.rows).await;
+        for row in rows {
             if replayed.locked.contains_key(&row.tenant) {
+                continue;
+            }
+            if let Some(why) = self.early.away(row.tenant) {
+                self.lock(row.tenant, why, replayed).states = true;
                 continue;
             }
             let keys = match self.flusher.rows.get(row.tenant).await {
@@ -185,6 +195,9 @@ impl Recovery<'_> {
         for (number, section) in sections.iter().enumerate() {
             let id = EntryId { shard: self.shard.0, epoch, seq };
             let number = u32::try_from(number).unwrap_or(u32::MAX);
+            if let Some(why) = self.early.away(section.tenant) {
+                self.lock(section.tenant, why, replayed);
+            }
             if let Some(locked) = replayed.locked.get_mut(&section.tenant) {
                 // In order: what follows a section that stays sealed stays sealed too.
                 locked.sections.push(sealed(id, number, section));
@@ -218,7 +231,7 @@ impl Recovery<'_> {
         let name = (section.tenant, section.wrapped.to_vec());
         if !replayed.keys.contains_key(&name) {
             let key =
-                locked::epoch_key(self.cluster, section.tenant, id, section.generation, section.wrapped, self.vault)
+                locked::epoch_key(self.cluster, section.tenant, id, section.generation, section.wrapped, &**self.vault)
                     .await?;
             replayed.keys.insert(name.clone(), key);
         }

@@ -180,6 +180,8 @@ pub struct ShardLimits {
 /// The thread's own things.
 pub struct Shard {
     pub shared: Arc<ShardShared>,
+    /// How many there are: all of them share a tenant's budget of KMS calls.
+    pub shards: u32,
     pub cluster: ClusterId,
     pub wal: Box<dyn WalStore>,
     pub limits: ShardLimits,
@@ -247,9 +249,10 @@ struct Run {
 /// Runs the shard until it is closed. Blocks; it is a thread's whole life.
 pub fn run(shard: Shard) {
     let oldest_unflushed = (shard.shared.tail_bytes() > 0).then(Instant::now);
+    let shards = shard.shards;
     let mut run = Run {
         shard,
-        keys: EpochKeys::new(),
+        keys: EpochKeys::new(shards),
         parked: HashMap::new(),
         gathering: Vec::new(),
         gathered_bytes: 0,
@@ -388,7 +391,7 @@ impl Run {
                 parked.into_iter().for_each(|command| refuse(command, &AppendError::Key));
             }
             Ok(key) => {
-                self.keys.put(owner, key);
+                self.keys.put(owner, key, Instant::now());
                 parked.into_iter().for_each(|command| self.gather(command));
             }
             Err(error) => {
@@ -403,7 +406,7 @@ impl Run {
         self.keys.sweep(&*self.shard.vault);
         let active: HashSet<Owner> = self.gathering.iter().filter_map(owner).collect();
         for owner in active {
-            if self.keys.due(&owner) {
+            if self.keys.due(&owner, Instant::now()) {
                 self.ask_key(owner);
             }
         }

@@ -8,46 +8,20 @@ use std::error::Error;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use aws_config::imds::credentials::ImdsCredentialsProvider;
-use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
-use aws_config::sts::AssumeRoleProvider;
-use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
-use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_kms::Client;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{DataKeySpec, KeyState as AwsKeyState};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use schloss_crypto::{DataKey, Denial, EncryptionContext, KeyError, Outage};
-use zeroize::Zeroizing;
 
+use crate::aws_credentials::{self, AwsCredentials};
 use crate::provider::{KeyState, Kms};
 
 /// Clients kept at once: one for each region and role in use.
 const CLIENTS_MAX: usize = 4096;
-
-/// Whose credentials to use.
-pub enum AwsCredentials {
-    /// The SDK's usual chain: environment, profile, web identity, container, instance.
-    Chain,
-    /// These.
-    Fixed {
-        /// `AKIA…` or `ASIA…`.
-        access_key_id: String,
-        /// The secret.
-        secret_access_key: Zeroizing<String>,
-        /// For temporary credentials.
-        session_token: Option<Zeroizing<String>>,
-    },
-    /// A profile of the AWS config files.
-    Profile(String),
-    /// `AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN`, as EKS sets them; nothing else is tried.
-    WebIdentity,
-    /// The instance's role; nothing else is tried.
-    Instance,
-}
 
 /// Where KMS is.
 pub struct AwsKmsConfig {
@@ -55,7 +29,7 @@ pub struct AwsKmsConfig {
     pub region: String,
     /// Another address than AWS's own, for example a VPC endpoint or a test server.
     pub endpoint: Option<String>,
-    /// The same for STS, which gives the credentials of tenants' roles.
+    /// The same for STS, which gives the credentials of roles: tenants', a profile's, a web identity's.
     pub sts_endpoint: Option<String>,
     /// AWS's FIPS endpoints.
     pub fips: bool,
@@ -96,38 +70,22 @@ impl AwsKms {
             aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https();
         let timeouts = TimeoutConfig::builder().operation_timeout(config.timeout).build();
         let region = Region::new(config.region.clone());
-        let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(http.clone())
-            .region(region.clone())
+        let provider_config = ProviderConfig::without_region()
+            .with_region(Some(region.clone()))
+            .with_use_fips(Some(config.fips))
+            .with_http_client(http.clone());
+        let loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http)
+            .region(region)
             .use_fips(config.fips)
             // Tries are counted and bounded by our own layer, for all keys together.
             .retry_config(RetryConfig::disabled())
-            .timeout_config(timeouts);
-        let provider_config = ProviderConfig::without_region()
-            .with_region(Some(region))
-            .with_use_fips(Some(config.fips))
-            .with_http_client(http);
-        loader = match config.credentials {
-            AwsCredentials::Chain => loader,
-            AwsCredentials::Fixed { access_key_id, secret_access_key, session_token } => {
-                loader.credentials_provider(aws_credential_types::Credentials::new(
-                    access_key_id,
-                    secret_access_key.as_str(),
-                    session_token.map(|token| token.to_string()),
-                    None,
-                    "schloss",
-                ))
-            }
-            AwsCredentials::Profile(name) => loader.credentials_provider(
-                ProfileFileCredentialsProvider::builder().configure(&provider_config).profile_name(name).build(),
-            ),
-            AwsCredentials::WebIdentity => loader.credentials_provider(
-                WebIdentityTokenCredentialsProvider::builder().configure(&provider_config).build(),
-            ),
-            AwsCredentials::Instance => {
-                loader.credentials_provider(ImdsCredentialsProvider::builder().configure(&provider_config).build())
-            }
-        };
+            .timeout_config(timeouts)
+            .credentials_provider(aws_credentials::own(
+                config.credentials,
+                &provider_config,
+                config.sts_endpoint.as_deref(),
+            ));
         Self {
             base: loader.load().await,
             region: config.region,
@@ -156,16 +114,9 @@ impl AwsKms {
         }
         let mut config = self.base.to_builder().region(Region::new(id.0.clone()));
         if let Some(role) = &id.1 {
-            let mut sts = self.base.to_builder();
-            sts.set_endpoint_url(self.sts_endpoint.clone());
-            let mut provider = AssumeRoleProvider::builder(role.arn.clone())
-                .session_name("schloss-kms")
-                .region(Region::new(id.0.clone()))
-                .configure(&sts.build());
-            if let Some(external_id) = &role.external_id {
-                provider = provider.external_id(external_id.clone());
-            }
-            config = config.credentials_provider(SharedCredentialsProvider::new(provider.build().await));
+            let base = self.base.to_builder().region(Region::new(id.0.clone())).build();
+            let provider = aws_credentials::of_role(role, &base, self.sts_endpoint.as_deref()).await;
+            config = config.credentials_provider(provider);
         }
         let mut kms = aws_sdk_kms::config::Builder::from(&config.build());
         kms.set_endpoint_url(self.endpoint.clone());
@@ -329,28 +280,5 @@ mod tests {
             assert!(unreachable(code), "{code}");
         }
         assert_eq!(by_code("k", Some("InvalidCiphertextException")), KeyError::ContextMismatch);
-    }
-
-    /// Runs against any KMS server: `SCHLOSS_TEST_KMS_ENDPOINT`, and two of its keys in `SCHLOSS_TEST_KMS_KEYS`, comma between.
-    #[tokio::test]
-    #[ignore = "needs a KMS server: set the two variables and run with --ignored"]
-    async fn aws_kms_keeps_every_promise_of_the_suite() {
-        let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("set {name}"));
-        let keys = variable("SCHLOSS_TEST_KMS_KEYS");
-        let (first, second) = keys.split_once(',').unwrap();
-        let kms = AwsKms::new(AwsKmsConfig {
-            region: "eu-central-1".into(),
-            endpoint: Some(variable("SCHLOSS_TEST_KMS_ENDPOINT")),
-            sts_endpoint: None,
-            fips: false,
-            credentials: AwsCredentials::Fixed {
-                access_key_id: "AKIDEXAMPLE".into(),
-                secret_access_key: Zeroizing::new("secret".into()),
-                session_token: None,
-            },
-            timeout: Duration::from_secs(10),
-        })
-        .await;
-        crate::suite::run(&kms, first, second, "00000000-0000-0000-0000-000000000000").await;
     }
 }

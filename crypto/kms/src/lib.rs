@@ -17,19 +17,20 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod aws;
+mod aws_credentials;
 mod cache;
 mod key_use;
 mod local;
 mod measured;
+pub mod promises;
 mod provider;
 mod retry;
 mod seen;
-#[cfg(test)]
-mod suite;
 mod transit;
 mod vault;
 
-pub use aws::{AwsCredentials, AwsKms, AwsKmsConfig, AwsRole};
+pub use aws::{AwsKms, AwsKmsConfig, AwsRole};
+pub use aws_credentials::AwsCredentials;
 pub use key_use::{KeyOperation, KeyOutcome, KeyUse, KeyUseSink, NotRecorded};
 pub use local::{KeyringError, LocalKeyring, Unlock, write_key_file};
 pub use provider::{KeyState, Kms};

@@ -469,13 +469,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn local_keyring_keeps_every_promise_of_the_suite() {
+    async fn local_keyring_keeps_every_promise() {
         let folder = tempfile::tempdir().unwrap();
         let (path, unlock) = with_key_file(folder.path());
         let keyring = LocalKeyring::create(&path, &unlock).unwrap();
         keyring.ensure_key("first").unwrap();
         keyring.ensure_key("second").unwrap();
-        crate::suite::run(&keyring, "first", "second", "unknown").await;
+        crate::promises::tests::all_kept(&keyring).await;
     }
 
     #[tokio::test]

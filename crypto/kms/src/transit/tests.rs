@@ -109,9 +109,9 @@ fn answer(state: &State, token: &str, path: &str, body: &[u8]) -> (u16, String) 
 }
 
 #[tokio::test]
-async fn transit_keeps_every_promise_of_the_suite() {
+async fn transit_keeps_every_promise() {
     let double = Double::start().await;
-    crate::suite::run(&double.transit(), "first", "second", "unknown").await;
+    crate::promises::tests::all_kept(&double.transit()).await;
 }
 
 #[tokio::test]
