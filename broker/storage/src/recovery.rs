@@ -1,9 +1,9 @@
 //! Recovery of one shard: take it, replay what is behind the checkpoint, open a new epoch, confirm.
 //!
-//! A tenant whose KMS key is denied or out of reach is locked: its rows and sections stay sealed, the others are served. What fails to
-//! open for another reason keeps the shard from starting.
+//! A tenant whose KMS key is denied or out of reach is locked: its rows and sections stay sealed, the others are served; so is one whose
+//! rows of the manifest are in doubt. What fails to open for another reason keeps the shard from starting.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -13,7 +13,7 @@ use schloss_metadata::{Metadata, ShardGuard};
 
 use crate::error::OpenError;
 use crate::flush::Flusher;
-use crate::locked::{self, Locked, SealedSection};
+use crate::locked::{self, InDoubt, Locked, SealedSection, Why};
 use crate::partition::Partition;
 use crate::shard::States;
 use crate::wal::entry::{self, Entry, Header, Kind};
@@ -39,6 +39,8 @@ pub struct Recovery<'a> {
     pub vault: &'a dyn KeyVault,
     pub flusher: &'a Flusher,
     pub partitions: &'a HashMap<PartitionId, Arc<Partition>>,
+    /// Tenants whose rows of the manifest are not what was written.
+    pub in_doubt: &'a BTreeMap<TenantId, InDoubt>,
 }
 
 impl Recovery<'_> {
@@ -69,6 +71,9 @@ impl Recovery<'_> {
             tail_bytes: 0,
             oldest: HashMap::new(),
         };
+        for (tenant, doubt) in self.in_doubt {
+            self.lock(*tenant, doubt.clone().into(), &mut replayed).states = true;
+        }
         self.load_states(&mut replayed).await?;
         let mut sealed = Vec::new();
         for epoch in epochs.into_iter().filter(|epoch| *epoch >= row.checkpoint.0) {
@@ -131,7 +136,7 @@ impl Recovery<'_> {
                 Ok(keys) => keys,
                 Err(trouble) => {
                     let Some(why) = locked::key_is_away(&trouble) else { return Err(trouble.into()) };
-                    self.lock(row.tenant, why, replayed).states = true;
+                    self.lock(row.tenant, why.into(), replayed).states = true;
                     continue;
                 }
             };
@@ -142,9 +147,9 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    fn lock<'r>(&self, tenant: TenantId, why: KeyError, replayed: &'r mut Replayed) -> &'r mut Locked {
+    fn lock<'r>(&self, tenant: TenantId, why: Why, replayed: &'r mut Replayed) -> &'r mut Locked {
         replayed.locked.entry(tenant).or_insert_with(|| {
-            tracing::error!(shard = self.shard.0, %tenant, %why, "a tenant's KMS key cannot be used: its records stay sealed until it can");
+            tracing::error!(shard = self.shard.0, %tenant, %why, "a tenant's records stay sealed");
             Locked { why, states: false, sections: Vec::new() }
         })
     }
@@ -193,7 +198,7 @@ impl Recovery<'_> {
             let keys = match self.section_keys(section, id, replayed).await {
                 Ok(keys) => keys,
                 Err(OpenError::Key(why @ (KeyError::Denied { .. } | KeyError::Unreachable { .. }))) => {
-                    self.lock(section.tenant, why, replayed).sections.push(sealed(id, number, section));
+                    self.lock(section.tenant, why.into(), replayed).sections.push(sealed(id, number, section));
                     continue;
                 }
                 Err(error) => return Err(error),

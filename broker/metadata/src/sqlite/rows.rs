@@ -110,12 +110,13 @@ pub fn read_topic(row: &rusqlite::Row<'_>) -> Result<TopicRow, MetadataError> {
 pub fn read_part(row: &rusqlite::Row<'_>) -> Result<PartRow, MetadataError> {
     Ok(PartRow {
         partition: PartitionId { topic: TopicId::from_bytes(column(row, 0)?), index: column(row, 1)? },
-        first_offset: column(row, 2)?,
-        next_offset: column(row, 3)?,
-        object_id: column(row, 4)?,
-        bytes: unsigned(column(row, 5)?, "segment_parts")?,
-        max_timestamp: column(row, 6)?,
-        appended_ms: column(row, 7)?,
+        tenant: tenant_of(column(row, 2)?, "segment_parts")?,
+        first_offset: column(row, 3)?,
+        next_offset: column(row, 4)?,
+        object_id: column(row, 5)?,
+        bytes: unsigned(column(row, 6)?, "segment_parts")?,
+        max_timestamp: column(row, 7)?,
+        appended_ms: column(row, 8)?,
     })
 }
 
@@ -138,8 +139,9 @@ pub fn read_segment(row: &rusqlite::Row<'_>) -> Result<SegmentRow, MetadataError
 pub fn flush_parts(sql: &Transaction<'_>, parts: &[PartRow], now_ms: i64) -> Result<(), MetadataError> {
     let mut statement = sql
         .prepare_cached(
-            "INSERT INTO segment_parts (topic_id, idx, first_offset, next_offset, object_id, bytes, max_timestamp, appended_ms)
-             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE EXISTS (SELECT 1 FROM partitions WHERE topic_id = ?1 AND idx = ?2 AND log_start < ?4)",
+            "INSERT INTO segment_parts (topic_id, idx, tenant, first_offset, next_offset, object_id, bytes, max_timestamp, appended_ms)
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 WHERE EXISTS
+                (SELECT 1 FROM partitions WHERE topic_id = ?1 AND idx = ?2 AND tenant = ?3 AND log_start < ?5)",
         )
         .map_err(translate)?;
     let mut left_out = Vec::new();
@@ -148,6 +150,7 @@ pub fn flush_parts(sql: &Transaction<'_>, parts: &[PartRow], now_ms: i64) -> Res
             .execute(params![
                 part.partition.topic.to_bytes(),
                 part.partition.index,
+                tenant_number(part.tenant),
                 part.first_offset,
                 part.next_offset,
                 part.object_id,

@@ -202,6 +202,7 @@ impl Metadata for SqliteMetadata {
     }
 
     async fn shred_tenant(&self, tenant: TenantId, now_ms: i64) -> Result<(), MetadataError> {
+        let keeping = self.keeping.clone();
         self.run(move |sql| {
             let number = tenant_number(tenant);
             sql.execute(
@@ -209,27 +210,26 @@ impl Metadata for SqliteMetadata {
                 params![number, now_ms],
             )
             .map_err(translate)?;
-            sql.execute(
-                "DELETE FROM segment_parts WHERE topic_id IN (SELECT topic_id FROM topics WHERE tenant = ?1)",
-                params![number],
-            )
-            .map_err(translate)?;
-            for table in ["segments", "partitions", "state", "topics", "sealed"] {
+            for table in ["segment_parts", "segments", "partitions", "state", "topics", "sealed"] {
                 sql.execute(&format!("DELETE FROM {table} WHERE tenant = ?1"), params![number]).map_err(translate)?;
             }
-            sql.execute("DELETE FROM keys WHERE tenant = ?1", params![tenant.to_bytes()]).map(drop).map_err(translate)
+            sql.execute("DELETE FROM keys WHERE tenant = ?1", params![tenant.to_bytes()]).map_err(translate)?;
+            Self::renew(&keeping, sql, tenant)
         })
         .await
     }
 
     async fn scrub_deleted(&self) -> Result<(), MetadataError> {
         // Pages are overwritten by secure_delete; the write-ahead log still has older ones until it is truncated.
-        self.run_alone(|sql| sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(translate)).await
+        self.on_connection(|store| {
+            store.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(translate)
+        })
+        .await
     }
 
     async fn snapshot(&self, to: std::path::PathBuf) -> Result<(), MetadataError> {
-        self.run_alone(move |sql| {
-            sql.execute("VACUUM INTO ?1", params![to.to_string_lossy()]).map(drop).map_err(translate)
+        self.on_connection(move |store| {
+            store.connection.execute("VACUUM INTO ?1", params![to.to_string_lossy()]).map(drop).map_err(translate)
         })
         .await
     }
@@ -305,7 +305,7 @@ impl Metadata for SqliteMetadata {
 
     async fn parts(&self) -> Result<Vec<PartRow>, MetadataError> {
         self.run(|sql| {
-            list(sql, "SELECT topic_id, idx, first_offset, next_offset, object_id, bytes, max_timestamp, appended_ms FROM segment_parts ORDER BY topic_id, idx, first_offset", &[], read_part)
+            list(sql, "SELECT topic_id, idx, tenant, first_offset, next_offset, object_id, bytes, max_timestamp, appended_ms FROM segment_parts ORDER BY topic_id, idx, first_offset", &[], read_part)
         })
         .await
     }
@@ -380,9 +380,15 @@ impl Metadata for SqliteMetadata {
         .await
     }
 
-    async fn garbage(&self, before_ms: i64) -> Result<Vec<GarbageRow>, MetadataError> {
+    async fn garbage(&self, before_ms: i64, except: &[TenantId]) -> Result<Vec<GarbageRow>, MetadataError> {
+        // Numbers, so that there is nothing to escape.
+        let except: Vec<String> = except.iter().map(|tenant| tenant_number(*tenant).to_string()).collect();
+        let query = format!(
+            "SELECT object_id, tenant FROM garbage WHERE removed_ms <= ?1 AND tenant NOT IN ({}) LIMIT 1000",
+            except.join(", ")
+        );
         self.run(move |sql| {
-            list(sql, "SELECT object_id, tenant FROM garbage WHERE removed_ms <= ?1 LIMIT 1000", &[&before_ms], |row| {
+            list(sql, &query, &[&before_ms], |row| {
                 Ok(GarbageRow { object_id: column(row, 0)?, tenant: tenant_of(column(row, 1)?, "garbage")? })
             })
         })
