@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::http::operator::{OperatorCall, OperatorRefusal};
+use crate::manifest::{self, NoKey};
 
 const MAGIC: [u8; 8] = *b"SCHLBKP1";
 /// A manifest beyond this is not read into memory.
@@ -72,6 +73,16 @@ pub enum BackupError {
     /// Something is there already.
     #[error("`{}` is not empty", .0.display())]
     NotEmpty(PathBuf),
+}
+
+impl From<NoKey> for BackupError {
+    fn from(error: NoKey) -> Self {
+        match error {
+            NoKey::Key(error) => Self::Key(error),
+            NoKey::Manifest(error) => Self::Manifest(error),
+            NoKey::Sealed(_) => Self::Damaged { path: PathBuf::from("manifest.db"), what: "its key of proofs" },
+        }
+    }
 }
 
 /// One object of a snapshot.
@@ -263,9 +274,34 @@ impl<'v> Repository<'v> {
         // Last: a folder without a manifest is none that a broker would take for whole.
         let draft = data.join("manifest.restoring");
         write_whole(&draft, &manifest)?;
-        SqliteMetadata::open(&draft)?.begin_logs_anew().await?;
+        self.begin(&draft).await?;
         settle(&draft, &data.join("manifest.db"))?;
         Ok((contents.created_ms, contents.objects.len()))
+    }
+}
+
+impl Repository<'_> {
+    /// A manifest out of a snapshot, made ready for an empty log. It is sealed under the cluster's KMS key as a whole, so one of a release
+    /// that had no proofs is taken as it is; one that has them must agree with them.
+    async fn begin(&self, draft: &Path) -> Result<(), BackupError> {
+        let store = SqliteMetadata::open(draft)?;
+        let cluster = ClusterId::from_bytes(store.cluster_id().await?);
+        let damaged = || BackupError::Damaged { path: draft.to_owned(), what: "its rows" };
+        match manifest::its_key(&store, self.vault, cluster).await? {
+            Some(key) if !store.is_of_earlier_format().await? => {
+                let doubts = store.prove(key).await?;
+                // A tenant that was in doubt when the snapshot was made is so still.
+                if doubts.iter().any(|doubt| doubt.tenant.is_none()) {
+                    return Err(damaged());
+                }
+            }
+            Some(key) => store.accept(key).await?,
+            None if store.is_of_earlier_format().await? => {
+                store.accept(manifest::new_key(&store, self.vault, cluster).await?).await?;
+            }
+            None => return Err(damaged()),
+        }
+        Ok(store.begin_logs_anew().await?)
     }
 }
 

@@ -11,10 +11,10 @@ use schloss_audit::{AuditConfig, AuditError, AuditLog, Class, Event, Verdict};
 use schloss_authz::Organisation;
 use schloss_certs::{ReloadingTls, TlsFiles};
 use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
-use schloss_crypto::{Denial, IntegrityKey, KeyError, Purpose, random_array};
+use schloss_crypto::{Denial, KeyError, random_array};
 use schloss_kms::Vault;
-use schloss_metadata::{Metadata, MetadataError, SqliteMetadata};
-use schloss_storage::{Engine, EngineConfig, Foundation, LocalStore, OpenError, stored_key, until_quiet};
+use schloss_metadata::Metadata;
+use schloss_storage::{Engine, EngineConfig, Foundation, LocalStore, OpenError, until_quiet};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -30,6 +30,7 @@ use crate::key_states::{self, Waiting};
 use crate::keys::{self, KeyService, Recorder};
 use crate::login::LoginRoom;
 pub use crate::login::request_name;
+use crate::manifest;
 use crate::net::BUDGET_UNIT_BYTES;
 use crate::producers::Producers;
 use crate::starting;
@@ -44,8 +45,6 @@ const OPENING_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the organisation's folder and the certificates are looked at for changes.
 const RELOAD_EVERY: Duration = Duration::from_millis(300);
 
-/// File of the data folder that holds the slow facts.
-const MANIFEST: &str = "manifest.db";
 /// File of the data folder that names the installation.
 const CLUSTER_ID: &str = "cluster-id";
 /// File of the data folder with the digest of the organisation in force.
@@ -124,20 +123,24 @@ impl Broker {
         let tls = open_tls(&config, &organisation)?;
         // Before the data folder: a keyring that cannot be opened changes nothing there.
         let key_service = keys::open(&config, &organisation).await?;
-        create_data_folder(&config.data_dir)?;
-        let metadata: Arc<dyn Metadata> = Arc::new(
-            SqliteMetadata::open(&config.data_dir.join(MANIFEST)).map_err(|error| manifest(&config.data_dir, error))?,
-        );
-        let cluster =
-            ClusterId::from_bytes(metadata.cluster_id().await.map_err(|error| manifest(&config.data_dir, error))?);
-        write_cluster_id(&config.data_dir, cluster)?;
         let vault = Arc::clone(&key_service.vault);
+        let (metadata, cluster) = manifest::open(&config.data_dir, &*vault, &clock).await?;
+        write_cluster_id(&config.data_dir, cluster)?;
         let audit = AuditConfig::new(config.data_dir.join("audit"), cluster);
         let audit = starting::open_audit(audit, &vault, &clock, listeners, &tls).await.map_err(audit_log)?;
         vault.attach_sink(Arc::new(Recorder(Arc::clone(&audit))));
-        let integrity = open_integrity_key(&*metadata, &vault, cluster).await?;
-        let (rows, keys, time) = (Arc::clone(&metadata), Arc::clone(&vault), Arc::clone(&clock));
-        let engine = open_engine(&config, cluster, rows, keys, integrity, time).await?;
+        let (integrity, doubts) = manifest::prove(&config.data_dir, &metadata, &*vault, cluster, &audit).await?;
+        let metadata: Arc<dyn Metadata> = metadata;
+        let foundation = Foundation {
+            cluster,
+            metadata: Arc::clone(&metadata),
+            objects: open_objects(&config)?,
+            vault: Arc::clone(&vault) as _,
+            integrity,
+            doubts,
+            clock: Arc::clone(&clock),
+        };
+        let engine = open_engine(&config, foundation).await?;
         vault.attach_watch(Arc::new(key_states::Watch { engine: Arc::downgrade(&engine), audit: Arc::clone(&audit) }));
         engine.attach_integrity_sink(Arc::new(Recorder(Arc::clone(&audit))));
         let tenancy = Tenancy::new(organisation, digest).map_err(|error| {
@@ -321,6 +324,12 @@ impl Broker {
 
     /// Opens a tenant, or notes that it waits for its KMS key.
     async fn add_tenant(&self, id: TenantId) -> Result<(), Failure> {
+        // It is not tried again: who mends the rows does so with the broker stopped.
+        if let Some(doubt) = self.engine.in_doubt(id) {
+            tracing::error!(tenant = %id, why = %doubt, "a tenant is not served");
+            self.waiting.take(id);
+            return Ok(());
+        }
         let Some(_opening) = self.waiting.begin(id) else { return Ok(()) };
         if self.tenancy.tenant(id).is_some() {
             self.waiting.take(id);
@@ -539,19 +548,6 @@ fn open_tls(config: &Config, organisation: &Organisation) -> Result<Arc<Reloadin
     })
 }
 
-fn create_data_folder(folder: &Path) -> Result<(), Failure> {
-    for path in [folder.to_owned(), folder.join("objects"), folder.join("wal")] {
-        std::fs::create_dir_all(&path).map_err(|error| {
-            Failure::new(
-                Number::DataFolder,
-                format!("`{}`: {error}", path.display()),
-                "choose a folder that the broker may write, with free space",
-            )
-        })?;
-    }
-    Ok(())
-}
-
 /// The installation's id beside the manifest, for tools that read sealed files while the broker holds the manifest.
 fn write_cluster_id(folder: &Path, cluster: ClusterId) -> Result<(), Failure> {
     std::fs::write(folder.join(CLUSTER_ID), format!("{cluster}\n")).map_err(|error| {
@@ -576,29 +572,8 @@ pub fn read_organisation_in_force(folder: &Path) -> Option<String> {
     std::fs::read_to_string(folder.join(IN_FORCE)).ok()
 }
 
-fn manifest(folder: &Path, error: MetadataError) -> Failure {
-    let file = folder.join(MANIFEST);
-    let folder = file.display();
-    match error {
-        MetadataError::Locked => Failure::new(
-            Number::Locked,
-            format!("`{folder}`: {error}"),
-            "stop the other broker; two never share a data folder",
-        ),
-        MetadataError::NewerFormat { .. } => Failure::new(
-            Number::NewerFormat,
-            format!("`{folder}`: {error}"),
-            "use the newer release, or another data folder; nothing was changed",
-        ),
-        _ => Failure::new(
-            Number::DataFolder,
-            format!("`{folder}`: {error}"),
-            "check the folder, its owner and free space, or restore it from a backup; nothing was changed",
-        ),
-    }
-}
-
-fn audit_log(error: AuditError) -> Failure {
+/// Why the audit log cannot be used.
+pub fn audit_log(error: AuditError) -> Failure {
     if let AuditError::Key(KeyError::Denied { why: Denial::NoKeyConfigured, .. }) = error {
         return Failure::new(
             Number::Kms,
@@ -613,30 +588,13 @@ fn audit_log(error: AuditError) -> Failure {
     )
 }
 
-/// The key that proves the manifest's rows and log entries, under the cluster's KMS key.
-async fn open_integrity_key(
-    metadata: &dyn Metadata,
-    vault: &Vault,
-    cluster: ClusterId,
-) -> Result<Arc<IntegrityKey>, Failure> {
-    let key = stored_key(metadata, vault, cluster, keys::CLUSTER, Purpose::Integrity).await.map_err(|error| {
-        Failure::new(
-            Number::Kms,
-            format!("the key of proofs: {error}"),
-            "check the cluster's KMS key and the key service, or restore the data folder; nothing was changed",
-        )
-    })?;
-    Ok(Arc::new(IntegrityKey::new(&key.0)))
+fn open_objects(config: &Config) -> Result<Arc<LocalStore>, Failure> {
+    LocalStore::open(&config.data_dir.join("objects"))
+        .map(Arc::new)
+        .map_err(|error| Failure::new(Number::DataFolder, error, "check the folder's rights and free space"))
 }
 
-async fn open_engine(
-    config: &Config,
-    cluster: ClusterId,
-    metadata: Arc<dyn Metadata>,
-    vault: Arc<Vault>,
-    integrity: Arc<IntegrityKey>,
-    clock: Arc<dyn Clock>,
-) -> Result<Arc<Engine>, Failure> {
+async fn open_engine(config: &Config, foundation: Foundation) -> Result<Arc<Engine>, Failure> {
     let storage = &config.storage;
     let engine = EngineConfig {
         shards: storage.shards,
@@ -649,9 +607,6 @@ async fn open_engine(
         topic_keys_folder: Some(config.topic_keys_dir.clone()),
         ..EngineConfig::in_folder(config.data_dir.join("wal"))
     };
-    let objects = LocalStore::open(&config.data_dir.join("objects"))
-        .map_err(|error| Failure::new(Number::DataFolder, error, "check the folder's rights and free space"))?;
-    let foundation = Foundation { cluster, metadata, objects: Arc::new(objects), vault, integrity, clock };
     Engine::open(engine, foundation).await.map_err(|error| match error {
         OpenError::Key(_) | OpenError::KeyTrouble(_) => Failure::new(
             Number::Kms,

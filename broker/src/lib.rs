@@ -19,6 +19,7 @@ pub mod http;
 pub mod key_states;
 pub mod keys;
 pub mod login;
+mod manifest;
 pub mod manual;
 pub mod net;
 mod operate_keys;

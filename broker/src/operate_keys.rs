@@ -66,6 +66,7 @@ fn show(call: &OperatorCall, id: TenantId) -> Value {
         "key_state": broker.vault.tenant_state(id.to_bytes()).text(),
         "open": broker.tenancy.tenant(id).is_some(),
         "waits_for_key": waits.map(|(why, since)| json!({ "why": why, "for_seconds": since.as_secs() })),
+        "in_doubt": broker.engine.in_doubt(id).map(|doubt| doubt.tables.clone()),
         "keys": keys,
         "segments_wrapped_by": wrapped,
     })
@@ -78,6 +79,7 @@ pub async fn rewrap(call: &OperatorCall) -> Outcome {
         return crate::rewrap_cluster::rewrap(call, rate).await;
     }
     let tenant = call.tenant()?;
+    undoubted(call, tenant)?;
     let progress = watch::Sender::new((0, 0));
     let done = told(call, &progress, call.broker.engine.rewrap(tenant, rate, &progress)).await;
     let done = done.map_err(|error| {
@@ -102,6 +104,7 @@ pub async fn rewrap(call: &OperatorCall) -> Outcome {
 /// `keys rewrite`: records into new segments under new data keys.
 pub async fn rewrite(call: &OperatorCall) -> Outcome {
     let tenant = call.tenant()?;
+    undoubted(call, tenant)?;
     let topic = match call.body.get("topic").and_then(Value::as_str) {
         Some(name) => Some(topic_named(call, tenant, name)?.id),
         None => None,
@@ -234,9 +237,17 @@ fn topic_named(
 fn not_open() -> OperatorRefusal {
     OperatorRefusal::new(
         "NotOpen",
-        "the tenant is not open: its KMS key cannot be used now",
+        "the tenant is not open: its KMS key cannot be used now, or its rows of the manifest are in doubt",
         "`schloss tenant show` tells why; enable the key and ask again within a minute",
     )
+}
+
+/// Rows that are not what was written are neither wrapped anew nor moved.
+fn undoubted(call: &OperatorCall, tenant: TenantId) -> Result<(), OperatorRefusal> {
+    call.broker.engine.in_doubt(tenant).map_or(Ok(()), |doubt| {
+        let next = "stop the broker and look with `schloss manifest verify`; restore the data folder, or `schloss manifest accept`";
+        Err(OperatorRefusal::new("InDoubt", doubt, next))
+    })
 }
 
 fn not_shredded(error: &dyn std::fmt::Display) -> OperatorRefusal {

@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("certs", &[]),
     ("kms", &["crypto"]),
     ("wire", &["core"]),
-    ("metadata", &["core"]),
+    ("metadata", &["core", "crypto"]),
     ("coordinator", &["core"]),
     ("audit", &["core", "crypto"]),
     ("authn", &["core", "authz", "crypto"]),

@@ -20,6 +20,11 @@ class Manifest:
         with closing(sqlite3.connect(self.path)) as db, db:
             assert db.execute(sql, values).rowcount > 0, f"nothing to change: {sql}"
 
+    def script(self, text):
+        """Runs statements that report no rows."""
+        with closing(sqlite3.connect(self.path)) as db:
+            db.executescript(text)
+
     def columns(self):
         """{table: [columns]} of all of it."""
         tables = [n for (n,) in self.query("SELECT name FROM sqlite_master WHERE type = 'table'")]

@@ -5,16 +5,17 @@
 //! Invariants
 //! - Nothing of a shard's log changes unless the row still has the caller's epoch and writer (`CLUSTER.md` rule 5).
 //! - A flush, its segments, its state rows and its checkpoint are one transaction.
+//! - Once proved, every change is committed with sums of all rows, sealed under the installation's key of proofs.
 //!
-//! Must not: hold a plain name, a key, or a record; know what a sealed value means.
+//! Must not: hold a plain name, a record, or any key but the installation's key of proofs; know what a sealed value means.
 
 mod rows;
 mod sqlite;
 pub mod suite;
 
 pub use rows::{
-    FlushCommit, GarbageRow, KeyRow, PartRow, PartitionRow, SealedRow, SegmentRow, ShardGuard, ShardRow, StateRow,
-    TopicRow,
+    Doubt, FlushCommit, GarbageRow, KeyRow, PartRow, PartitionRow, SealedRow, SegmentRow, ShardGuard, ShardRow,
+    StateRow, TopicRow,
 };
 pub use sqlite::SqliteMetadata;
 
@@ -133,8 +134,8 @@ pub trait Metadata: Send + Sync {
         now_ms: i64,
     ) -> Result<(), MetadataError>;
 
-    /// Garbage removed before `before_ms`.
-    async fn garbage(&self, before_ms: i64) -> Result<Vec<GarbageRow>, MetadataError>;
+    /// Garbage removed before `before_ms`, of all tenants but some.
+    async fn garbage(&self, before_ms: i64, except: &[TenantId]) -> Result<Vec<GarbageRow>, MetadataError>;
     /// Forgets garbage whose object is gone.
     async fn forget_garbage(&self, objects: Vec<[u8; 32]>) -> Result<(), MetadataError>;
 }

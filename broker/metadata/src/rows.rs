@@ -91,7 +91,9 @@ pub struct SegmentRow {
 /// One partition's share of one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartRow {
-    /// Whose.
+    /// Owner.
+    pub tenant: TenantId,
+    /// Whose share.
     pub partition: PartitionId,
     /// First offset in it.
     pub first_offset: i64,
@@ -151,4 +153,14 @@ pub struct GarbageRow {
     pub object_id: [u8; 32],
     /// Whose it was.
     pub tenant: TenantId,
+}
+
+/// Rows that are not what was written: altered, taken away, put there or put back.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Doubt {
+    /// Whose rows; none for the installation's own.
+    pub tenant: Option<TenantId>,
+    /// The table. `proofs`: the sums themselves; `sqlite_schema`: the tables are not those of the format; `indexes`: an index or a page
+    /// does not agree with its table.
+    pub table: String,
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use schloss_core::{PartitionId, ShardId, TenantId, TopicId};
 
 use crate::{
-    FlushCommit, Metadata, MetadataError, PartRow, PartitionRow, SealedRow, SegmentRow, ShardGuard, StateRow, TopicRow,
+    FlushCommit, KeyRow, Metadata, MetadataError, PartRow, PartitionRow, SealedRow, SegmentRow, ShardGuard, StateRow,
+    TopicRow,
 };
 
 const SHARD: ShardId = ShardId(0);
@@ -49,7 +50,16 @@ fn segment(tenant: TenantId, id: u8) -> SegmentRow {
 }
 
 fn part(partition: PartitionId, id: u8, first_offset: i64, next_offset: i64) -> PartRow {
-    PartRow { partition, first_offset, next_offset, object_id: [id; 32], bytes: 10, max_timestamp: 1, appended_ms: 1 }
+    PartRow {
+        tenant: tenant(1),
+        partition,
+        first_offset,
+        next_offset,
+        object_id: [id; 32],
+        bytes: 10,
+        max_timestamp: 1,
+        appended_ms: 1,
+    }
 }
 
 async fn take(store: &dyn Metadata, writer: u8) -> Result<ShardGuard, MetadataError> {
@@ -76,6 +86,93 @@ where
     flush_of_a_deleted_topic_leaves_no_part(&*fresh()).await?;
     flush_below_a_moved_log_start_leaves_no_part(&*fresh()).await?;
     sealed_values_are_kept_apart_by_tenant_and_kind(&*fresh()).await?;
+    keys_are_wrapped_anew_where_they_are(&*fresh()).await?;
+    replaced_segment_is_garbage_and_its_parts_name_the_new_one(&*fresh()).await?;
+    nothing_of_a_shredded_tenant_is_left_but_garbage(&*fresh()).await?;
+    garbage_of_some_tenants_is_left_out_on_demand(&*fresh()).await?;
+    Ok(())
+}
+
+fn key(account: u64, generation: i64, wrapped: u8) -> KeyRow {
+    let purpose = "metadata".to_owned();
+    KeyRow { tenant: tenant(account).to_bytes(), purpose, generation, wrapped: vec![wrapped] }
+}
+
+async fn keys_are_wrapped_anew_where_they_are(store: &dyn Metadata) -> Result<(), MetadataError> {
+    for row in [key(1, 0, 1), key(1, 1, 1), key(2, 0, 1)] {
+        store.add_key(row).await?;
+    }
+    assert!(matches!(store.add_key(key(1, 0, 2)).await, Err(MetadataError::Exists)));
+    store.rewrap_key(key(1, 0, 9)).await?;
+    store.rewrap_key(key(3, 0, 9)).await?;
+    assert_eq!(store.all_keys(tenant(1).to_bytes()).await?, vec![key(1, 0, 9), key(1, 1, 1)]);
+    assert_eq!(store.keys(tenant(2).to_bytes(), "metadata").await?, vec![key(2, 0, 1)]);
+    assert_eq!(store.all_keys(tenant(3).to_bytes()).await?, vec![]);
+    let guard = with_one_segment(store).await?;
+    store.rewrap_segments(vec![([1; 32], vec![8]), ([7; 32], vec![8])]).await?;
+    assert_eq!(store.segments().await?, vec![SegmentRow { wrapped: vec![8], ..segment(tenant(1), 1) }]);
+    assert_eq!(guard.shard, SHARD);
+    Ok(())
+}
+
+/// One topic of tenant 1 with a part in segment 1.
+async fn with_one_segment(store: &dyn Metadata) -> Result<ShardGuard, MetadataError> {
+    let guard = take(store, 1).await?;
+    let row = topic(tenant(1), 1);
+    store.create_topic(row.clone(), vec![partition(&row)]).await?;
+    let commit = FlushCommit {
+        segments: vec![segment(tenant(1), 1)],
+        parts: vec![part(partition(&row).partition, 1, 0, 5)],
+        state: vec![StateRow { tenant: tenant(1), key_index: [9; 32], sealed: vec![1] }],
+        checkpoint: (1, 2),
+    };
+    store.flush(guard, commit).await?;
+    Ok(guard)
+}
+
+async fn replaced_segment_is_garbage_and_its_parts_name_the_new_one(store: &dyn Metadata) -> Result<(), MetadataError> {
+    let guard = with_one_segment(store).await?;
+    let new = segment(tenant(1), 2);
+    let stale = ShardGuard { epoch: guard.epoch.wrapping_sub(1), ..guard };
+    assert!(matches!(store.replace_segment(stale, [1; 32], new.clone(), 3).await, Err(MetadataError::Fenced)));
+    assert!(matches!(store.replace_segment(guard, [7; 32], new.clone(), 3).await, Err(MetadataError::Fenced)));
+    assert_eq!(store.segments().await?, vec![segment(tenant(1), 1)]);
+    store.replace_segment(guard, [1; 32], new.clone(), 3).await?;
+    assert_eq!(store.segments().await?, vec![new]);
+    assert_eq!(store.parts().await?.first().map(|part| (part.object_id, part.first_offset)), Some(([2; 32], 0)));
+    assert_eq!(store.garbage(i64::MAX, &[]).await?.first().map(|row| row.object_id), Some([1; 32]));
+    Ok(())
+}
+
+async fn nothing_of_a_shredded_tenant_is_left_but_garbage(store: &dyn Metadata) -> Result<(), MetadataError> {
+    with_one_segment(store).await?;
+    let other = topic(tenant(2), 1);
+    store.create_topic(other.clone(), vec![partition(&other)]).await?;
+    let sealed =
+        |account| SealedRow { tenant: tenant(account), kind: "a".to_owned(), key_index: [1; 32], sealed: vec![1] };
+    store.put_sealed(vec![sealed(1), sealed(2)]).await?;
+    store.add_key(key(1, 0, 1)).await?;
+    store.add_key(key(2, 0, 1)).await?;
+    store.shred_tenant(tenant(1), 4).await?;
+    store.scrub_deleted().await?;
+    assert_eq!(store.topics(tenant(1)).await?, vec![]);
+    assert_eq!(store.all_keys(tenant(1).to_bytes()).await?, vec![]);
+    assert_eq!(store.sealed(tenant(1), "a").await?, vec![]);
+    assert_eq!((store.parts().await?, store.segments().await?, store.state(SHARD).await?), (vec![], vec![], vec![]));
+    assert_eq!(store.garbage(i64::MAX, &[]).await?.len(), 1);
+    assert_eq!(store.topics(tenant(2)).await?, vec![other.clone()]);
+    assert_eq!(store.partitions().await?, vec![partition(&other)]);
+    assert_eq!(store.sealed(tenant(2), "a").await?, vec![sealed(2)]);
+    assert_eq!(store.all_keys(tenant(2).to_bytes()).await?, vec![key(2, 0, 1)]);
+    Ok(())
+}
+
+async fn garbage_of_some_tenants_is_left_out_on_demand(store: &dyn Metadata) -> Result<(), MetadataError> {
+    with_one_segment(store).await?;
+    store.shred_tenant(tenant(1), 4).await?;
+    assert_eq!(store.garbage(3, &[]).await?, vec![]);
+    assert_eq!(store.garbage(4, &[tenant(2)]).await?.len(), 1);
+    assert_eq!(store.garbage(4, &[tenant(2), tenant(1)]).await?, vec![]);
     Ok(())
 }
 
@@ -166,13 +263,13 @@ async fn segment_becomes_garbage_when_its_last_part_goes(store: &dyn Metadata) -
     store.set_log_starts(guard, vec![(first, 4)], 10).await?;
     assert_eq!(store.parts().await?.len(), 2, "a part not wholly below the start stays");
     store.set_log_starts(guard, vec![(first, 5)], 10).await?;
-    assert_eq!(store.garbage(i64::MAX).await?.len(), 0, "another partition still needs the object");
+    assert_eq!(store.garbage(i64::MAX, &[]).await?.len(), 0, "another partition still needs the object");
     store.delete_topic(two.topic_id, 11).await?;
-    let garbage = store.garbage(i64::MAX).await?;
+    let garbage = store.garbage(i64::MAX, &[]).await?;
     assert_eq!(garbage.len(), 1);
     assert_eq!(store.segments().await?.len(), 0);
     store.forget_garbage(garbage.into_iter().map(|row| row.object_id).collect()).await?;
-    assert_eq!(store.garbage(i64::MAX).await?.len(), 0);
+    assert_eq!(store.garbage(i64::MAX, &[]).await?.len(), 0);
     Ok(())
 }
 
@@ -209,6 +306,6 @@ async fn flush_below_a_moved_log_start_leaves_no_part(store: &dyn Metadata) -> R
     store.flush(guard, commit).await?;
     assert_eq!(store.parts().await?, vec![part(id, 2, 3, 6)]);
     assert_eq!(store.segments().await?, vec![segment(tenant(1), 2)]);
-    assert_eq!(store.garbage(i64::MAX).await?.len(), 1);
+    assert_eq!(store.garbage(i64::MAX, &[]).await?.len(), 1);
     Ok(())
 }

@@ -94,7 +94,7 @@ fn moment(text: &str) -> Result<i64, Failure> {
     Ok(i64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX).saturating_add(999))
 }
 
-fn block_on(work: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+pub fn block_on(work: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -102,12 +102,11 @@ fn block_on(work: impl Future<Output = Result<ExitCode, Failure>>) -> Result<Exi
     runtime.block_on(work)
 }
 
-async fn vault(config: &Config) -> Result<std::sync::Arc<schloss_kms::Vault>, Failure> {
+/// The vault as a config says, for a command that runs without a broker. Who calls says where key uses are recorded.
+pub async fn vault(config: &Config) -> Result<std::sync::Arc<schloss_kms::Vault>, Failure> {
     let (organisation, _) = crate::tenancy::load(&config.organisation_dir)
         .map_err(|error| Failure::new(Number::Organisation, error, "mend the organisation's files"))?;
-    let vault = keys::open(config, &organisation).await?.vault;
-    vault.attach_sink(std::sync::Arc::new(Unrecorded));
-    Ok(vault)
+    Ok(keys::open(config, &organisation).await?.vault)
 }
 
 fn failed(error: BackupError) -> Failure {
@@ -132,6 +131,7 @@ async fn restore(
     output: Output,
 ) -> Result<ExitCode, Failure> {
     let vault = vault(&config).await?;
+    vault.attach_sink(std::sync::Arc::new(Unrecorded));
     let repository = Repository::new(folder, &*vault);
     let (created_ms, objects) = repository.restore(&to, &config.topic_keys_dir, at_ms).await.map_err(failed)?;
     match output {
@@ -143,6 +143,7 @@ async fn restore(
 
 async fn verify(folder: PathBuf, config: Config, output: Output) -> Result<ExitCode, Failure> {
     let vault = vault(&config).await?;
+    vault.attach_sink(std::sync::Arc::new(Unrecorded));
     let (snapshots, objects, bytes) = Repository::new(folder, &*vault).verify().await.map_err(failed)?;
     match output {
         Output::Json => println!("{}", json!({ "snapshots": snapshots, "objects": objects, "bytes": bytes })),

@@ -25,6 +25,8 @@ pub enum Number {
     Storage = 204,
     /// A backup cannot be made, used or trusted.
     Backup = 205,
+    /// The manifest is missing, or its rows are not what was written.
+    Manifest = 206,
     /// A listener cannot be opened.
     Listener = 301,
     /// The audit log does not verify.

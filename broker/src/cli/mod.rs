@@ -17,6 +17,7 @@ mod iam_plan;
 mod keys;
 mod keys_check;
 mod layout;
+mod manifest;
 mod quickstart;
 mod segment;
 mod serve;
@@ -86,6 +87,11 @@ enum Command {
         #[command(subcommand)]
         verb: segment::Segment,
     },
+    /// Check a stopped broker's manifest; take it as it is.
+    Manifest {
+        #[command(subcommand)]
+        verb: manifest::Manifest,
+    },
     /// Back up, restore, verify a backup.
     Backup {
         #[command(subcommand)]
@@ -129,6 +135,7 @@ pub fn main() -> ExitCode {
         Command::Tenant { verb } => verb.run(),
         Command::Keys { verb } => verb.run(),
         Command::Segment { verb } => verb.run(),
+        Command::Manifest { verb } => verb.run(),
         Command::Backup { verb } => verb.run(),
     };
     match outcome {

@@ -341,6 +341,9 @@ impl Broker {
         }
         let tenant = self.tenancy.tenant(number);
         let tenant = tenant.ok_or_else(|| {
+            if let Some(doubt) = self.engine.in_doubt(number) {
+                return refused("tenant", &format!("the tenant is not open: {doubt}"));
+            }
             let why = self.waiting.want(number).unwrap_or_default();
             refused("tenant", &format!("the tenant is not open: its keys cannot be had now: {why}"))
         })?;

@@ -1,9 +1,11 @@
-//! A shard's last checkpoint, kept beside the objects: a manifest that is behind it is an older one put over newer objects.
+//! A shard's last checkpoint, kept beside the objects: a manifest that is behind it is an older one put over newer objects, and one that
+//! does not know the shard at all is not the manifest of these objects.
 //!
 //! Object `checkpoint/<shard>`: epoch u64 | sequence number u64 | CRC-32C of the 16 bytes before, big-endian; one that does not fit its
 //! checksum claims nothing. Written after each flush is in the manifest, so it is never
 //! ahead of the manifest it was written with. It is no secret and no proof: whoever can put both back is not noticed here (SECURITY.md).
 
+use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use schloss_core::ShardId;
@@ -27,7 +29,19 @@ pub async fn note(objects: &dyn ObjectStore, shard: ShardId, (epoch, seq): (u64,
 
 /// Refuses a manifest that is older than the objects. Before anything is swept: to such a manifest newer objects are orphans.
 pub async fn check(metadata: &dyn Metadata, objects: &dyn ObjectStore) -> Result<(), OpenError> {
-    for (shard, checkpoint) in metadata.checkpoints().await? {
+    let checkpoints = metadata.checkpoints().await?;
+    let unread = |error: object_store::Error| OpenError::Io {
+        what: "the checkpoints beside the objects cannot be listed",
+        source: std::io::Error::other(error),
+    };
+    let notes: Vec<_> = objects.list(Some(&Path::from("checkpoint"))).try_collect().await.map_err(unread)?;
+    for note in notes {
+        let shard = note.location.filename().and_then(|name| name.parse().ok());
+        if let Some(shard) = shard.filter(|shard| checkpoints.iter().all(|(known, _)| known.0 != *shard)) {
+            return Err(OpenError::UnknownShard { shard });
+        }
+    }
+    for (shard, checkpoint) in checkpoints {
         let noted = match objects.get(&path(shard)).await {
             Ok(found) => found.bytes().await,
             Err(object_store::Error::NotFound { .. }) => continue,

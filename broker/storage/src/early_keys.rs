@@ -10,7 +10,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use schloss_core::{ClusterId, TenantId};
 use schloss_crypto::{EntryId, KeyError, KeyVault, Outage, WalKeys};
 
@@ -18,7 +17,7 @@ use crate::error::OpenError;
 use crate::keys::RowKeys;
 use crate::locked;
 use crate::patience::until_quiet;
-use crate::wal::entry::{self, Entry};
+use crate::wal::entry::Section;
 
 /// Keys asked for at once: far below KMS quotas, far above what one after the other would do.
 const AT_ONCE: usize = 32;
@@ -68,23 +67,19 @@ impl EarlyKeys {
         self.leave_unanswered(wanted);
     }
 
-    /// Opens the keys of the entries' sections that `known` lacks and puts them there.
-    pub async fn open_section_keys(
+    /// Opens the keys of sections, each with its entry's name, that `known` lacks and puts them there.
+    pub async fn open_section_keys<'s>(
         &self,
         cluster: ClusterId,
-        shard: u32,
-        entries: &[Entry<Bytes>],
+        sections: impl Iterator<Item = (Section<'s>, EntryId)>,
         vault: &Arc<dyn KeyVault>,
         known: &mut HashMap<SectionKey, WalKeys>,
     ) {
         let mut wanted: HashMap<SectionKey, (EntryId, u32)> = HashMap::new();
-        for entry in entries {
-            let id = EntryId { shard, epoch: entry.header.epoch, seq: entry.header.seq };
-            for section in entry::sections(&entry.body).unwrap_or_default() {
-                let name = (section.tenant, section.wrapped.to_vec());
-                if !known.contains_key(&name) && self.away(section.tenant).is_none() {
-                    wanted.entry(name).or_insert((id, section.generation));
-                }
+        for (section, id) in sections {
+            let name = (section.tenant, section.wrapped.to_vec());
+            if !known.contains_key(&name) && self.away(section.tenant).is_none() {
+                wanted.entry(name).or_insert((id, section.generation));
             }
         }
         let asked = wanted.clone().into_iter().map(|(name, (id, generation))| {

@@ -1,6 +1,6 @@
 //! The engine: shards, their partitions, and the public verbs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use object_store::ObjectStore;
 use schloss_core::{Clock, ClusterId, PartitionId, ShardId, TenantId, TopicId};
 use schloss_crypto::{IntegrityKey, KeyVault};
-use schloss_metadata::{Metadata, PartitionRow, TopicRow};
+use schloss_metadata::{Doubt, Metadata, PartitionRow, TopicRow};
 use schloss_wire::batch::ValidBatch;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -22,6 +22,7 @@ use crate::error::{AppendError, LogError, OpenError, ReadError};
 use crate::flush::Flusher;
 use crate::integrity::{Integrity, IntegritySink};
 use crate::keys::{RowKeys, TenantKeys};
+use crate::locked::InDoubt;
 use crate::maintenance;
 use crate::partition::{LogConfig, Offsets, Part, Partition, Watch};
 use crate::read::{Read, Reader, frame_cache};
@@ -97,6 +98,8 @@ pub struct Foundation {
     pub vault: Arc<dyn KeyVault>,
     /// Proves log entries.
     pub integrity: Arc<IntegrityKey>,
+    /// Rows of tenants that are not what was written: nothing of these tenants is opened, moved or erased.
+    pub doubts: Vec<Doubt>,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }
@@ -118,6 +121,8 @@ pub struct Engine {
     pub(crate) row_keys: Arc<RowKeys>,
     pub(crate) topic_keys: Arc<TopicKeys>,
     pub(crate) counters: Arc<Counters>,
+    /// Tenants whose rows of the manifest are not what was written.
+    pub(crate) in_doubt: BTreeMap<TenantId, InDoubt>,
     maintenance: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
@@ -141,8 +146,10 @@ impl Engine {
         foundation: Foundation,
         logs: &(dyn Fn(u32) -> std::io::Result<Box<dyn WalStore>> + Sync),
     ) -> Result<Arc<Self>, OpenError> {
-        let Foundation { cluster, metadata, objects, vault, clock, .. } = foundation;
+        let Foundation { cluster, metadata, objects, vault, clock, doubts, .. } = foundation;
         let counters = Arc::new(Counters::default());
+        Counters::add(&counters.integrity_failures, doubts.len() as u64);
+        let in_doubt = by_tenant(doubts);
         let row_keys = Arc::new(RowKeys::new(Arc::clone(&metadata), Arc::clone(&vault), cluster));
         let topic_keys = TopicKeys::open(config.topic_keys_folder.clone(), Arc::clone(&row_keys))
             .map_err(|source| OpenError::Io { what: "the folder of topic keys cannot be made", source })?;
@@ -157,12 +164,21 @@ impl Engine {
             spare: Mutex::default(),
         });
         crate::anchor::check(&*metadata, &*objects).await?;
-        let swept = maintenance::sweep_orphans(&*metadata, &objects).await?;
-        if swept > 0 {
-            tracing::info!(swept, "segments of unfinished flushes were deleted");
+        if in_doubt.is_empty() {
+            let swept = maintenance::sweep_orphans(&*metadata, &objects).await?;
+            if swept > 0 {
+                tracing::info!(swept, "segments of unfinished flushes were deleted");
+            }
+        } else {
+            tracing::warn!("segments that no row names are kept: rows may have been taken away");
         }
-        let partitions = load_partitions(&*metadata).await?;
-        let highest = partitions.values().map(|partition| partition.shard.0.saturating_add(1)).max().unwrap_or(0);
+        let partitions = load_partitions(&*metadata, &in_doubt).await?;
+        let mut highest = partitions.values().map(|partition| partition.shard.0.saturating_add(1)).max().unwrap_or(0);
+        if !in_doubt.is_empty() {
+            // Their partitions were not read; the shards they are in have rows.
+            let shards = metadata.checkpoints().await?;
+            highest = shards.iter().map(|(shard, _)| shard.0.saturating_add(1)).max().unwrap_or(0).max(highest);
+        }
         let (mut shards, early) = (Vec::new(), EarlyKeys::default());
         let mut epochs_behind = 0_usize;
         let count = config.shards.max(highest).max(1);
@@ -175,6 +191,7 @@ impl Engine {
                 early: &early,
                 flusher: &flusher,
                 partitions: &partitions,
+                in_doubt: &in_doubt,
             };
             let mut wal = logs(number)
                 .map_err(|source| OpenError::Io { what: "the write-ahead log's folder cannot be made", source })?;
@@ -245,6 +262,7 @@ impl Engine {
             row_keys,
             topic_keys,
             counters,
+            in_doubt,
             maintenance: Mutex::default(),
         });
         engine.start_maintenance(config.retention_every, config.scrub_every);
@@ -300,7 +318,7 @@ impl Engine {
 
     async fn erase(&self) {
         let before = self.clock.now_ms().saturating_sub(ERASE_GRACE_MS);
-        if let Err(error) = maintenance::erase_garbage(&*self.metadata, &*self.objects, before).await {
+        if let Err(error) = maintenance::erase_garbage(&*self.metadata, &*self.objects, before, &self.in_doubt).await {
             tracing::warn!(%error, "garbage could not be erased");
         }
     }
@@ -692,10 +710,23 @@ impl Drop for Engine {
     }
 }
 
-/// Partitions with their parts, as the manifest has them.
-async fn load_partitions(metadata: &dyn Metadata) -> Result<HashMap<PartitionId, Arc<Partition>>, OpenError> {
+fn by_tenant(doubts: Vec<Doubt>) -> BTreeMap<TenantId, InDoubt> {
+    let mut all: BTreeMap<TenantId, InDoubt> = BTreeMap::new();
+    for Doubt { tenant, table } in doubts {
+        if let Some(tenant) = tenant {
+            all.entry(tenant).or_insert_with(|| InDoubt { tables: Vec::new() }).tables.push(table);
+        }
+    }
+    all
+}
+
+/// Partitions with their parts, as the manifest has them; of tenants in doubt none.
+async fn load_partitions(
+    metadata: &dyn Metadata,
+    in_doubt: &BTreeMap<TenantId, InDoubt>,
+) -> Result<HashMap<PartitionId, Arc<Partition>>, OpenError> {
     let mut partitions = HashMap::new();
-    for row in metadata.partitions().await? {
+    for row in metadata.partitions().await?.into_iter().filter(|row| !in_doubt.contains_key(&row.tenant)) {
         // Until the tenant's settings are read nothing of it may expire: they may never be, while its key is away.
         let config = LogConfig { retention_ms: -1, retention_bytes: -1, ..LogConfig::default() };
         partitions.insert(

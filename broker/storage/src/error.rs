@@ -168,6 +168,17 @@ pub enum OpenError {
         /// Why.
         source: SealError,
     },
+    /// A tenant's rows of the manifest.
+    #[error(transparent)]
+    InDoubt(#[from] crate::locked::InDoubt),
+    /// A checkpoint of a shard that the manifest has no row of.
+    #[error(
+        "the objects have a checkpoint of shard {shard}, which the manifest does not know: it is not the manifest of these objects"
+    )]
+    UnknownShard {
+        /// Which shard.
+        shard: u32,
+    },
     /// A stored key of a tenant.
     #[error(transparent)]
     KeyTrouble(#[from] crate::keys::KeyTrouble),

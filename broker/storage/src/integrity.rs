@@ -42,6 +42,8 @@ pub enum Damage {
     Batches,
     /// Records between a partition's ends are in no segment and not in the log.
     Gap,
+    /// Rows of the manifest are not what was written.
+    Manifest,
 }
 
 impl Damage {
@@ -60,6 +62,7 @@ impl Damage {
             Self::Frame => "frame",
             Self::Batches => "batches",
             Self::Gap => "missing records",
+            Self::Manifest => "manifest rows",
         }
     }
 }

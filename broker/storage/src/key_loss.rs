@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::engine::Engine;
 use crate::error::OpenError;
-use crate::locked::{self, Locked};
+use crate::locked::{self, InDoubt, Locked};
 use crate::shard::Command;
 
 impl Engine {
@@ -47,11 +47,20 @@ impl Engine {
         all
     }
 
+    /// What is in doubt of a tenant. It stays so until a restart.
+    #[must_use]
+    pub fn in_doubt(&self, tenant: TenantId) -> Option<&InDoubt> {
+        self.in_doubt.get(&tenant)
+    }
+
     /// Opens what recovery had to leave sealed of a tenant. Nothing to do is fine.
     ///
     /// # Errors
     /// [`OpenError`]; nothing changed.
     pub async fn unlock(&self, tenant: TenantId) -> Result<(), OpenError> {
+        if let Some(doubt) = self.in_doubt(tenant) {
+            return Err(doubt.clone().into());
+        }
         for handle in &self.shards {
             let locked: Option<Arc<Locked>> = handle.shared.locked().get(&tenant).cloned();
             let Some(locked) = locked else { continue };

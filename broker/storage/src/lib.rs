@@ -52,6 +52,7 @@ pub use error::{AppendError, LogError, OpenError, ReadError};
 pub use integrity::{Damage, Finding, IntegritySink};
 pub use keys::{KeySource, KeyTrouble, TenantKeys, stored_key};
 pub use local_store::LocalStore;
+pub use locked::InDoubt;
 pub use partition::{LogConfig, Offsets, Watch};
 pub use patience::until_quiet;
 pub use read::Read;

@@ -1,4 +1,5 @@
-//! What recovery could not open because a tenant's KMS key was denied or out of reach: kept sealed, opened later, lost never.
+//! What recovery could not open because a tenant's KMS key was denied or out of reach, or does not open because the tenant's rows of the
+//! manifest are in doubt: kept sealed, opened later, lost never.
 //!
 //! In: sealed sections of the log in order. Out, once the key is back: the same as a replay at start would have given.
 //!
@@ -33,11 +34,29 @@ pub struct SealedSection {
     pub sealed: Bytes,
 }
 
+/// Why a tenant's share stays sealed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Why {
+    /// Its KMS key; it is opened when that is back.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Its rows of the manifest are not what was written; it is not opened by this process.
+    #[error(transparent)]
+    Manifest(#[from] InDoubt),
+}
+
+/// Rows of a tenant that are not what was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("rows of the manifest are not what was written, in {}", .tables.join(", "))]
+pub struct InDoubt {
+    /// Which tables.
+    pub tables: Vec<String>,
+}
+
 /// One tenant's share of a shard that could not be opened.
 #[derive(Clone, Debug)]
 pub struct Locked {
-    /// Why.
-    pub why: KeyError,
+    pub why: Why,
     /// Its state rows of the manifest were not read either.
     pub states: bool,
     pub sections: Vec<SealedSection>,

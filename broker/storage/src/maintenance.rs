@@ -1,13 +1,15 @@
 //! What time does to logs: retention by age and size, erasing of garbage, the sweep of orphans.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use schloss_core::TenantId;
 use schloss_metadata::{Metadata, MetadataError};
 
+use crate::locked::InDoubt;
 use crate::partition::{Inner, Partition};
 use crate::segment::object_path;
 
@@ -59,14 +61,16 @@ pub fn apply_start(partition: &Partition, start: i64) -> usize {
     partition.write().start_at(start)
 }
 
-/// Erases objects that no partition needs any more.
+/// Erases objects that no partition needs any more; nothing of tenants in doubt, whose rows may have been made to say so.
 pub async fn erase_garbage(
     metadata: &dyn Metadata,
     objects: &dyn ObjectStore,
     before_ms: i64,
+    in_doubt: &BTreeMap<TenantId, InDoubt>,
 ) -> Result<usize, MetadataError> {
     let mut erased = Vec::new();
-    for row in metadata.garbage(before_ms).await? {
+    let except: Vec<TenantId> = in_doubt.keys().copied().collect();
+    for row in metadata.garbage(before_ms, &except).await? {
         match objects.delete(&object_path(row.tenant, &row.object_id)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => erased.push(row.object_id),
             Err(error) => tracing::warn!(%error, "a segment could not be erased and is tried again"),
@@ -83,7 +87,7 @@ pub async fn erase_garbage(
 pub async fn sweep_orphans(metadata: &dyn Metadata, objects: &Arc<dyn ObjectStore>) -> Result<usize, MetadataError> {
     let mut known: HashSet<Path> =
         metadata.segments().await?.iter().map(|row| object_path(row.tenant, &row.object_id)).collect();
-    known.extend(metadata.garbage(i64::MAX).await?.iter().map(|row| object_path(row.tenant, &row.object_id)));
+    known.extend(metadata.garbage(i64::MAX, &[]).await?.iter().map(|row| object_path(row.tenant, &row.object_id)));
     let listed: Vec<_> = match objects.list(Some(&Path::from("seg"))).try_collect().await {
         Ok(listed) => listed,
         Err(error) => {

@@ -1,9 +1,9 @@
 //! Recovery of one shard: take it, replay what is behind the checkpoint, open a new epoch, confirm.
 //!
-//! A tenant whose KMS key is denied or out of reach is locked: its rows and sections stay sealed, the others are served. What fails to
-//! open for another reason keeps the shard from starting.
+//! A tenant whose KMS key is denied or out of reach is locked: its rows and sections stay sealed, the others are served; so is one whose
+//! rows of the manifest are in doubt. What fails to open for another reason keeps the shard from starting.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +14,7 @@ use schloss_metadata::{Metadata, ShardGuard};
 use crate::early_keys::EarlyKeys;
 use crate::error::OpenError;
 use crate::flush::Flusher;
-use crate::locked::{self, Locked, SealedSection};
+use crate::locked::{self, InDoubt, Locked, SealedSection, Why};
 use crate::partition::Partition;
 use crate::shard::States;
 use crate::wal::entry::{self, Entry, Header, Kind};
@@ -41,6 +41,8 @@ pub struct Recovery<'a> {
     pub early: &'a EarlyKeys,
     pub flusher: &'a Flusher,
     pub partitions: &'a HashMap<PartitionId, Arc<Partition>>,
+    /// Tenants whose rows of the manifest are not what was written.
+    pub in_doubt: &'a BTreeMap<TenantId, InDoubt>,
 }
 
 impl Recovery<'_> {
@@ -71,6 +73,9 @@ impl Recovery<'_> {
             tail_bytes: 0,
             oldest: HashMap::new(),
         };
+        for (tenant, doubt) in self.in_doubt {
+            self.lock(*tenant, doubt.clone().into(), &mut replayed).states = true;
+        }
         self.load_states(&mut replayed).await?;
         let mut sealed = Vec::new();
         for epoch in epochs.into_iter().filter(|epoch| *epoch >= row.checkpoint.0) {
@@ -79,8 +84,13 @@ impl Recovery<'_> {
             if let ReplayEnd::Damaged { seq } = replay.end {
                 return Err(self.damaged(epoch, seq, "an entry is missing or altered, and later ones exist"));
             }
-            let (entries, known) = (&replay.entries, &mut replayed.keys);
-            self.early.open_section_keys(self.cluster, self.shard.0, entries, self.vault, known).await;
+            let Replayed { keys, locked, .. } = &mut replayed;
+            let sections = replay
+                .entries
+                .iter()
+                .flat_map(|entry| self.sections(entry))
+                .filter(|(section, _)| !locked.contains_key(&section.tenant));
+            self.early.open_section_keys(self.cluster, sections, self.vault, keys).await;
             let end = self.replay_epoch(epoch, after, replay.entries, &mut replayed).await?;
             if sealed_before.get(&epoch).is_some_and(|sealed| *sealed != end) {
                 return Err(self.damaged(
@@ -121,6 +131,12 @@ impl Recovery<'_> {
         })
     }
 
+    /// An entry's sections with its name; none of a malformed one, which replay will meet.
+    fn sections<'e>(&self, entry: &'e Entry<Bytes>) -> impl Iterator<Item = (entry::Section<'e>, EntryId)> + use<'e> {
+        let id = EntryId { shard: self.shard.0, epoch: entry.header.epoch, seq: entry.header.seq };
+        entry::sections(&entry.body).unwrap_or_default().into_iter().map(move |section| (section, id))
+    }
+
     fn damaged(&self, epoch: u64, seq: u64, what: &'static str) -> OpenError {
         OpenError::Damaged { shard: self.shard.0, epoch, seq, what }
     }
@@ -128,20 +144,21 @@ impl Recovery<'_> {
     /// State as of the checkpoint. Rows of a tenant whose KMS key is away stay where they are.
     async fn load_states(&self, replayed: &mut Replayed) -> Result<(), OpenError> {
         let rows = self.metadata.state(self.shard).await?;
-        self.early.open_row_keys(rows.iter().map(|row| row.tenant), &self.flusher.rows).await;
+        let tenants = rows.iter().map(|row| row.tenant).filter(|tenant| !replayed.locked.contains_key(tenant));
+        self.early.open_row_keys(tenants, &self.flusher.rows).await;
         for row in rows {
             if replayed.locked.contains_key(&row.tenant) {
                 continue;
             }
             if let Some(why) = self.early.away(row.tenant) {
-                self.lock(row.tenant, why, replayed).states = true;
+                self.lock(row.tenant, why.into(), replayed).states = true;
                 continue;
             }
             let keys = match self.flusher.rows.get(row.tenant).await {
                 Ok(keys) => keys,
                 Err(trouble) => {
                     let Some(why) = locked::key_is_away(&trouble) else { return Err(trouble.into()) };
-                    self.lock(row.tenant, why, replayed).states = true;
+                    self.lock(row.tenant, why.into(), replayed).states = true;
                     continue;
                 }
             };
@@ -152,9 +169,9 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    fn lock<'r>(&self, tenant: TenantId, why: KeyError, replayed: &'r mut Replayed) -> &'r mut Locked {
+    fn lock<'r>(&self, tenant: TenantId, why: Why, replayed: &'r mut Replayed) -> &'r mut Locked {
         replayed.locked.entry(tenant).or_insert_with(|| {
-            tracing::error!(shard = self.shard.0, %tenant, %why, "a tenant's KMS key cannot be used: its records stay sealed until it can");
+            tracing::error!(shard = self.shard.0, %tenant, %why, "a tenant's records stay sealed");
             Locked { why, states: false, sections: Vec::new() }
         })
     }
@@ -196,7 +213,7 @@ impl Recovery<'_> {
             let id = EntryId { shard: self.shard.0, epoch, seq };
             let number = u32::try_from(number).unwrap_or(u32::MAX);
             if let Some(why) = self.early.away(section.tenant) {
-                self.lock(section.tenant, why, replayed);
+                self.lock(section.tenant, why.into(), replayed);
             }
             if let Some(locked) = replayed.locked.get_mut(&section.tenant) {
                 // In order: what follows a section that stays sealed stays sealed too.
@@ -206,7 +223,7 @@ impl Recovery<'_> {
             let keys = match self.section_keys(section, id, replayed).await {
                 Ok(keys) => keys,
                 Err(OpenError::Key(why @ (KeyError::Denied { .. } | KeyError::Unreachable { .. }))) => {
-                    self.lock(section.tenant, why, replayed).sections.push(sealed(id, number, section));
+                    self.lock(section.tenant, why.into(), replayed).sections.push(sealed(id, number, section));
                     continue;
                 }
                 Err(error) => return Err(error),

@@ -246,7 +246,7 @@ pub fn build(
     let mut parts = Vec::new();
     for BuildPart { partition, part_bytes_max, topic_key, batches } in &build.partitions {
         let frames = frames_of(&mut writer, *partition, topic_key.as_deref(), batches)?;
-        parts.extend(parts_of(*partition, *part_bytes_max, batches, object_id));
+        parts.extend(parts_of(build.tenant, *partition, *part_bytes_max, batches, object_id));
         index.push((*partition, frames));
     }
     let sealed = writer.finish(&write_index(&index))?;
@@ -302,7 +302,13 @@ fn frames_of(
 }
 
 /// Parts of at most `segment.bytes`: what retention removes at once.
-fn parts_of(partition: PartitionId, bytes_max: i64, batches: &[TailBatch], object_id: [u8; 32]) -> Vec<PartRow> {
+fn parts_of(
+    tenant: TenantId,
+    partition: PartitionId,
+    bytes_max: i64,
+    batches: &[TailBatch],
+    object_id: [u8; 32],
+) -> Vec<PartRow> {
     let bytes_max = u64::try_from(bytes_max).unwrap_or(u64::MAX).max(1);
     let mut parts: Vec<PartRow> = Vec::new();
     for batch in batches {
@@ -314,6 +320,7 @@ fn parts_of(partition: PartitionId, bytes_max: i64, batches: &[TailBatch], objec
                 part.max_timestamp = part.max_timestamp.max(batch.max_timestamp);
             }
             _ => parts.push(PartRow {
+                tenant,
                 partition,
                 first_offset: batch.base_offset,
                 next_offset: batch.last_offset.saturating_add(1),

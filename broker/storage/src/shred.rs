@@ -147,7 +147,7 @@ impl Engine {
 
     /// Erases all garbage without the grace for running readers: their next read fails, as it should.
     async fn erase_now(&self) -> Result<(), MetadataError> {
-        maintenance::erase_garbage(&*self.metadata, &*self.objects, i64::MAX).await.map(drop)
+        maintenance::erase_garbage(&*self.metadata, &*self.objects, i64::MAX, &self.in_doubt).await.map(drop)
     }
 
     /// Empties the log behind the checkpoint. False while a checkpoint is held back.
