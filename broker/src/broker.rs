@@ -14,7 +14,7 @@ use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
 use schloss_crypto::{IntegrityKey, Purpose, random_array};
 use schloss_kms::Vault;
 use schloss_metadata::{Metadata, MetadataError, SqliteMetadata};
-use schloss_storage::{Engine, EngineConfig, Foundation, LocalStore, OpenError, stored_key};
+use schloss_storage::{Engine, EngineConfig, Foundation, LocalStore, OpenError, refuse_unproved_log, stored_key};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -122,6 +122,8 @@ impl Broker {
         let tls = open_tls(&config, &organisation)?;
         // Before the data folder: a keyring that cannot be opened changes nothing there.
         let key_service = keys::open(&config, &organisation).await?;
+        // And before the manifest: an earlier release must still be able to open it, to make the backup.
+        refuse_unproved_log(&config.data_dir.join("wal")).map_err(refused_log)?;
         create_data_folder(&config.data_dir)?;
         let metadata: Arc<dyn Metadata> = Arc::new(
             SqliteMetadata::open(&config.data_dir.join(MANIFEST)).map_err(|error| manifest(&config.data_dir, error))?,
@@ -135,7 +137,7 @@ impl Broker {
         vault.attach_sink(Arc::new(Recorder(Arc::clone(&audit))));
         let integrity = open_integrity_key(&*metadata, &vault, cluster).await?;
         let (rows, keys, time) = (Arc::clone(&metadata), Arc::clone(&vault), Arc::clone(&clock));
-        let engine = open_engine(&config, cluster, rows, keys, integrity, time).await?;
+        let engine = open_engine(&config, cluster, rows, keys, integrity, time, &audit).await?;
         vault.attach_watch(Arc::new(key_states::Watch { engine: Arc::downgrade(&engine), audit: Arc::clone(&audit) }));
         engine.attach_integrity_sink(Arc::new(Recorder(Arc::clone(&audit))));
         let tenancy = Tenancy::new(organisation, digest).map_err(|error| {
@@ -601,6 +603,7 @@ async fn open_engine(
     vault: Arc<Vault>,
     integrity: Arc<IntegrityKey>,
     clock: Arc<dyn Clock>,
+    audit: &AuditLog,
 ) -> Result<Arc<Engine>, Failure> {
     let storage = &config.storage;
     let engine = EngineConfig {
@@ -617,11 +620,28 @@ async fn open_engine(
     let objects = LocalStore::open(&config.data_dir.join("objects"))
         .map_err(|error| Failure::new(Number::DataFolder, error, "check the folder's rights and free space"))?;
     let foundation = Foundation { cluster, metadata, objects: Arc::new(objects), vault, integrity, clock };
-    Engine::open(engine, foundation).await.map_err(|error| match error {
+    match Engine::open(engine, foundation).await {
+        Ok(engine) => Ok(engine),
+        Err(error) => {
+            if let Some(object) = error.damaged() {
+                keys::record_refused_start(audit, object, &error).await;
+            }
+            Err(refused_log(error))
+        }
+    }
+}
+
+fn refused_log(error: OpenError) -> Failure {
+    match error {
         OpenError::Key(_) | OpenError::KeyTrouble(_) => Failure::new(
             Number::Kms,
             error,
             "check the tenants' KMS keys and the key service, then start again; nothing was changed",
+        ),
+        OpenError::UnprovedLog => Failure::new(
+            Number::OlderFormat,
+            error,
+            "start the earlier release on this folder, run `schloss backup create`, stop it, and run `schloss backup restore` with this release into an empty folder; nothing was changed",
         ),
         OpenError::Io { .. } => {
             Failure::new(Number::DataFolder, error, "check rights and free space of the data folder")
@@ -631,5 +651,5 @@ async fn open_engine(
             error,
             "do not delete anything; restore the data folder from a backup, or ask for help with this message",
         ),
-    })
+    }
 }

@@ -25,6 +25,8 @@ pub enum Number {
     Storage = 204,
     /// A backup cannot be made, used or trusted.
     Backup = 205,
+    /// The data folder was written by an earlier release, in a way that this one does not go on from.
+    OlderFormat = 206,
     /// A listener cannot be opened.
     Listener = 301,
     /// The audit log does not verify.
