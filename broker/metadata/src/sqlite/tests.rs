@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use schloss_core::TenantId;
+
 use super::*;
+use crate::Metadata;
 
 #[tokio::test]
 async fn sqlite_keeps_every_promise_of_the_suite() {
