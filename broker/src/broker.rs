@@ -14,7 +14,7 @@ use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
 use schloss_crypto::{Denial, KeyError, random_array};
 use schloss_kms::Vault;
 use schloss_metadata::Metadata;
-use schloss_storage::{Engine, EngineConfig, Foundation, LocalStore, OpenError, until_quiet};
+use schloss_storage::{Engine, EngineConfig, Foundation, LocalStore, OpenError, refuse_unproved_log, until_quiet};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -123,6 +123,8 @@ impl Broker {
         let tls = open_tls(&config, &organisation)?;
         // Before the data folder: a keyring that cannot be opened changes nothing there.
         let key_service = keys::open(&config, &organisation).await?;
+        // And before the manifest: an earlier release must still be able to open it, to make the backup.
+        refuse_unproved_log(&config.data_dir.join("wal")).map_err(refused_log)?;
         let vault = Arc::clone(&key_service.vault);
         let (metadata, cluster) = manifest::open(&config.data_dir, &*vault, &clock).await?;
         write_cluster_id(&config.data_dir, cluster)?;
@@ -140,7 +142,7 @@ impl Broker {
             doubts,
             clock: Arc::clone(&clock),
         };
-        let engine = open_engine(&config, foundation).await?;
+        let engine = open_engine(&config, foundation, &audit).await?;
         vault.attach_watch(Arc::new(key_states::Watch { engine: Arc::downgrade(&engine), audit: Arc::clone(&audit) }));
         engine.attach_integrity_sink(Arc::new(Recorder(Arc::clone(&audit))));
         let tenancy = Tenancy::new(organisation, digest).map_err(|error| {
@@ -594,7 +596,7 @@ fn open_objects(config: &Config) -> Result<Arc<LocalStore>, Failure> {
         .map_err(|error| Failure::new(Number::DataFolder, error, "check the folder's rights and free space"))
 }
 
-async fn open_engine(config: &Config, foundation: Foundation) -> Result<Arc<Engine>, Failure> {
+async fn open_engine(config: &Config, foundation: Foundation, audit: &AuditLog) -> Result<Arc<Engine>, Failure> {
     let storage = &config.storage;
     let engine = EngineConfig {
         shards: storage.shards,
@@ -607,11 +609,28 @@ async fn open_engine(config: &Config, foundation: Foundation) -> Result<Arc<Engi
         topic_keys_folder: Some(config.topic_keys_dir.clone()),
         ..EngineConfig::in_folder(config.data_dir.join("wal"))
     };
-    Engine::open(engine, foundation).await.map_err(|error| match error {
+    match Engine::open(engine, foundation).await {
+        Ok(engine) => Ok(engine),
+        Err(error) => {
+            if let Some(object) = error.damaged() {
+                keys::record_refused_start(audit, object, &error).await;
+            }
+            Err(refused_log(error))
+        }
+    }
+}
+
+fn refused_log(error: OpenError) -> Failure {
+    match error {
         OpenError::Key(_) | OpenError::KeyTrouble(_) => Failure::new(
             Number::Kms,
             error,
             "check the tenants' KMS keys and the key service, then start again; nothing was changed",
+        ),
+        OpenError::UnprovedLog => Failure::new(
+            Number::OlderFormat,
+            error,
+            "start the earlier release on this folder, run `schloss backup create`, stop it, and run `schloss backup restore` with this release into an empty folder; nothing was changed",
         ),
         OpenError::Io { .. } => {
             Failure::new(Number::DataFolder, error, "check rights and free space of the data folder")
@@ -621,5 +640,5 @@ async fn open_engine(config: &Config, foundation: Foundation) -> Result<Arc<Engi
             error,
             "do not delete anything; restore the data folder from a backup, or ask for help with this message",
         ),
-    })
+    }
 }

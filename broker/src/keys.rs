@@ -12,7 +12,7 @@ use schloss_kms::{
     AwsCredentials, AwsKms, AwsKmsConfig, AwsRole, KeyName, KeyOutcome, KeyUse, KeyUseSink, Kms, LocalKeyring,
     NotRecorded, TenantKeys, Transit, TransitConfig, Unlock, Vault, VaultConfig, write_key_file,
 };
-use schloss_storage::{Finding, IntegritySink};
+use schloss_storage::{Finding, IntegritySink, OpenError};
 use zeroize::Zeroizing;
 
 use crate::cli::{Failure, Number};
@@ -208,6 +208,21 @@ pub fn prepare_local(folder: &Path, names: impl IntoIterator<Item = String>) -> 
 
 /// Key uses as audit events: not recorded, not handed out. Damage to stored bytes as well.
 pub struct Recorder(pub Arc<AuditLog>);
+
+/// Records that a start was refused because of stored bytes that are not what was written. The process ends after it: the log is closed,
+/// so that the line is signed.
+pub async fn record_refused_start(audit: &AuditLog, object: String, why: &OpenError) {
+    let mut event = Event::new(None, Class::System, Verdict::Failed, "schloss:IntegrityFailure");
+    event.resource = Some(object);
+    event.reason = Some(why.to_string());
+    // The start is refused whether or not this can be written.
+    if let Err(error) = audit.record(event).await {
+        tracing::error!(%error, "damage to stored bytes could not be recorded");
+    }
+    if let Err(error) = audit.close().await {
+        tracing::error!(%error, "the audit log could not be closed");
+    }
+}
 
 impl IntegritySink for Recorder {
     fn damaged(&self, finding: Finding) {

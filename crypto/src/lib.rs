@@ -55,4 +55,4 @@ pub use segment::{
 };
 pub use value::{IndexKey, open_value, seal_value};
 pub use vault::{Denial, KeyError, KeyVault, Outage, Standing, WrappedKey};
-pub use wal::{EntryId, WalKeys};
+pub use wal::{EntryId, SECTION_OVERHEAD_BYTES, WalKeys};

@@ -1,5 +1,5 @@
 """The write-ahead log as somebody with the disk can rewrite it: entries taken apart by their byte table (`storage::wal`) and
-put together again with right checksums and a right chain, which need no key. What is sealed stays as it is.
+put together again with right checksums and a right chain, which need no key. What is sealed stays as it is, and so do the proofs.
 """
 
 import hashlib
@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 
 import crc32c as fast
 
-HEADER = struct.Struct(">8s B 3x I Q Q 16s 32s I I")
+HEADER = struct.Struct(">8s B 3x I Q Q 16s 32s I I 32s")
+HEADER_BYTES = HEADER.size + 4
+MAGIC = b"SCHLWAL2"
 DATA = 2
 
 
@@ -32,10 +34,11 @@ class Entry:
     seq: int
     writer: bytes
     previous: bytes
+    proof: bytes
     sections: list = field(default_factory=list)
 
     def header(self, body):
-        raw = HEADER.pack(b"SCHLWAL1", self.kind, self.shard, self.epoch, self.seq, self.writer, self.previous, len(body), fast.crc32c(body))
+        raw = HEADER.pack(MAGIC, self.kind, self.shard, self.epoch, self.seq, self.writer, self.previous, len(body), fast.crc32c(body), self.proof)
         return raw + struct.pack(">I", fast.crc32c(raw))
 
     def body(self):
@@ -45,9 +48,9 @@ class Entry:
 def parse(raw):
     """The entries of a file up to the first byte that is none."""
     out, at = [], 0
-    while raw[at:at + 8] == b"SCHLWAL1":
-        _, kind, shard, epoch, seq, writer, previous, size, _ = HEADER.unpack_from(raw, at)
-        body, place, sections = raw[at + 92:at + 92 + size], 0, []
+    while raw[at:at + 8] == MAGIC:
+        _, kind, shard, epoch, seq, writer, previous, size, _, proof = HEADER.unpack_from(raw, at)
+        body, place, sections = raw[at + HEADER_BYTES:at + HEADER_BYTES + size], 0, []
         while place < len(body):
             tenant = body[place:place + 16]
             generation, n = struct.unpack_from(">IH", body, place + 16)
@@ -56,14 +59,14 @@ def parse(raw):
             length, = struct.unpack_from(">I", body, place)
             sections.append(Section(tenant, generation, wrapped, body[place + 4:place + 4 + length]))
             place += 4 + length
-        out.append(Entry(kind, shard, epoch, seq, writer, previous, sections))
-        at += 92 + size
+        out.append(Entry(kind, shard, epoch, seq, writer, previous, proof, sections))
+        at += HEADER_BYTES + size
     return out
 
 
 def rewrite(path, entries):
     """Writes the entries numbered and chained anew, the rest of the file zero as before."""
-    size, raw, digest = path.stat().st_size, b"", entries[0].previous
+    size, raw, digest = path.stat().st_size, b"", entries[0].previous if entries else b""
     for n, e in enumerate(entries):
         e = replace(e, seq=entries[0].seq + n, previous=digest)
         body = e.body()

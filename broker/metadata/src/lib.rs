@@ -110,7 +110,7 @@ pub trait Metadata: Send + Sync {
 
     /// Takes a shard: epoch + 1 (or `at_least`, if higher), a fresh writer. What was there before is returned with the new epoch.
     async fn acquire(&self, shard: ShardId, writer: [u8; 16], at_least: u64) -> Result<ShardRow, MetadataError>;
-    /// Confirms an opened epoch and records where past ones were sealed.
+    /// Confirms the guard's epoch as opened and records where epochs were sealed: past ones, or at a clean end its own.
     async fn confirm(&self, guard: ShardGuard, sealed: Vec<(u64, u64)>) -> Result<(), MetadataError>;
     /// Every shard's checkpoint: epoch and sequence number.
     async fn checkpoints(&self) -> Result<Vec<(ShardId, (u64, u64))>, MetadataError>;

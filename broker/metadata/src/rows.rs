@@ -63,6 +63,8 @@ pub struct ShardRow {
     pub epoch: u64,
     /// Replay begins behind this entry: epoch and sequence number. (0, 0) is the beginning.
     pub checkpoint: (u64, u64),
+    /// The last epoch that was confirmed: its opening was on disk. 0 for none.
+    pub opened: u64,
 }
 
 /// A live segment.

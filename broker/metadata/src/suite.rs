@@ -81,6 +81,7 @@ where
     names_are_unique_within_a_tenant_only(&*fresh()).await?;
     zombie_changes_nothing(&*fresh()).await?;
     epochs_only_grow(&*fresh()).await?;
+    opened_epoch_is_told_until_another_is_confirmed(&*fresh()).await?;
     flush_is_seen_whole(&*fresh()).await?;
     segment_becomes_garbage_when_its_last_part_goes(&*fresh()).await?;
     flush_of_a_deleted_topic_leaves_no_part(&*fresh()).await?;
@@ -221,6 +222,19 @@ async fn epochs_only_grow(store: &dyn Metadata) -> Result<(), MetadataError> {
     assert_eq!(store.acquire(SHARD, [1; 16], 0).await?.epoch, 1);
     assert_eq!(store.acquire(SHARD, [1; 16], 0).await?.epoch, 2);
     assert_eq!(store.acquire(SHARD, [1; 16], 40).await?.epoch, 41);
+    Ok(())
+}
+
+async fn opened_epoch_is_told_until_another_is_confirmed(store: &dyn Metadata) -> Result<(), MetadataError> {
+    let first = take(store, 1).await?;
+    assert_eq!(store.acquire(SHARD, [2; 16], 0).await?.opened, 0, "the first was never confirmed");
+    assert!(matches!(store.confirm(first, vec![]).await, Err(MetadataError::Fenced)));
+    let third = take(store, 3).await?;
+    store.confirm(third, vec![]).await?;
+    store.confirm(third, vec![(third.epoch, 9)]).await?;
+    assert_eq!(store.acquire(SHARD, [4; 16], 0).await?.opened, third.epoch);
+    assert_eq!(store.acquire(SHARD, [5; 16], 0).await?.opened, third.epoch, "taking it does not confirm it");
+    assert_eq!(store.sealed_epochs(SHARD).await?, vec![(third.epoch, 9)]);
     Ok(())
 }
 

@@ -27,6 +27,8 @@ pub enum Number {
     Backup = 205,
     /// The manifest is missing, or its rows are not what was written.
     Manifest = 206,
+    /// The data folder was written by an earlier release, in a way that this one does not go on from.
+    OlderFormat = 207,
     /// A listener cannot be opened.
     Listener = 301,
     /// The audit log does not verify.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -33,7 +33,7 @@ use crate::shard::{self, Appended, Command, OWN_STATE, Shard, ShardLimits, Shard
 use crate::stats::{Counters, EngineStats};
 use crate::topic_keys::TopicKeys;
 use crate::wal::WalStore;
-use crate::wal::file::{FILE_BYTES, FileWal};
+use crate::wal::file::{FILE_BYTES, FileWal, holds_unproved_entries};
 
 /// Erased this long after the last partition let go of a segment, so that running reads end first.
 const ERASE_GRACE_MS: i64 = 2_000;
@@ -132,6 +132,7 @@ impl Engine {
     /// # Errors
     /// [`OpenError`]; a shard that cannot be proved whole keeps the engine from starting.
     pub async fn open(config: EngineConfig, foundation: Foundation) -> Result<Arc<Self>, OpenError> {
+        refuse_unproved_log(&config.wal_folder)?;
         let (folder, file_bytes) = (config.wal_folder.clone(), config.wal_file_bytes);
         let logs = move |shard: u32| {
             let wal = FileWal::new(&folder.join(format!("{shard:04}")), shard, file_bytes)?;
@@ -146,7 +147,7 @@ impl Engine {
         foundation: Foundation,
         logs: &(dyn Fn(u32) -> std::io::Result<Box<dyn WalStore>> + Sync),
     ) -> Result<Arc<Self>, OpenError> {
-        let Foundation { cluster, metadata, objects, vault, clock, doubts, .. } = foundation;
+        let Foundation { cluster, metadata, objects, vault, integrity, clock, doubts } = foundation;
         let counters = Arc::new(Counters::default());
         Counters::add(&counters.integrity_failures, doubts.len() as u64);
         let in_doubt = by_tenant(doubts);
@@ -188,6 +189,7 @@ impl Engine {
                 cluster,
                 metadata: &*metadata,
                 vault: &vault,
+                integrity: &integrity,
                 early: &early,
                 flusher: &flusher,
                 partitions: &partitions,
@@ -228,6 +230,7 @@ impl Engine {
                 },
                 clock: Arc::clone(&clock),
                 vault: Arc::clone(&vault),
+                integrity: Arc::clone(&integrity),
                 flusher: Arc::clone(&flusher),
                 counters: Arc::clone(&counters),
                 runtime: tokio::runtime::Handle::current(),
@@ -685,9 +688,15 @@ impl Engine {
         }
         for handle in &self.shards {
             let (reply, answer) = oneshot::channel();
-            if handle.commands.send(Command::Close(reply)).is_ok() {
-                // A shard that stopped before has nothing to close.
-                drop(answer.await);
+            // A shard that stopped before has nothing to close.
+            if handle.commands.send(Command::Close(reply)).is_ok()
+                && let Ok(Some(seal)) = answer.await
+            {
+                // What is cut off the end from now on, the seal included, is missed at the next start.
+                let guard = handle.shared.guard;
+                if let Err(error) = self.metadata.confirm(guard, vec![(guard.epoch, seal)]).await {
+                    tracing::warn!(%error, "where the log was sealed could not be noted");
+                }
             }
             let thread = handle.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(thread) = thread
@@ -707,6 +716,19 @@ impl Drop for Engine {
         for handle in &self.shards {
             handle.shared.abandoned.store(true, Ordering::Release);
         }
+    }
+}
+
+/// Refuses a log that an earlier release wrote, whose entries have no proofs. Reads only: call it before anything is opened, so that the
+/// earlier release still finds everything as it left it.
+///
+/// # Errors
+/// [`OpenError::UnprovedLog`], or I/O.
+pub fn refuse_unproved_log(wal_folder: &Path) -> Result<(), OpenError> {
+    let what = "the write-ahead log's folder cannot be read";
+    match holds_unproved_entries(wal_folder).map_err(|source| OpenError::Io { what, source })? {
+        true => Err(OpenError::UnprovedLog),
+        false => Ok(()),
     }
 }
 

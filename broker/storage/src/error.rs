@@ -148,6 +148,9 @@ pub enum OpenError {
         /// What is wrong.
         what: &'static str,
     },
+    /// The write-ahead log is of a release whose entries had no proofs.
+    #[error("the write-ahead log has format 1, whose entries cannot be proved; this release writes format 2")]
+    UnprovedLog,
     /// The manifest is an older copy.
     #[error(
         "shard {shard}: the manifest ends at {manifest:?}, the objects at {objects:?}: it is an older manifest over newer objects"
@@ -185,6 +188,17 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Which of the installation's things is not what was written, when it is that.
+    #[must_use]
+    pub fn damaged(&self) -> Option<String> {
+        match self {
+            Self::Damaged { shard, .. } => Some(format!("write-ahead log of shard {shard}")),
+            Self::OlderManifest { .. } => Some("manifest".to_owned()),
+            Self::Sealed { what, .. } => Some((*what).to_owned()),
+            _ => None,
+        }
+    }
+
     /// Whether it is only that a KMS key cannot be used now.
     #[must_use]
     pub const fn key_is_away(&self) -> bool {

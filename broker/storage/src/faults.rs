@@ -75,7 +75,8 @@ impl WalStore for MemWal {
             header: Header::read(bytes).unwrap(),
             body: Bytes::copy_from_slice(&bytes[HEADER_BYTES..]),
         });
-        Ok(Replay { entries: entries.collect(), end: ReplayEnd::Open })
+        let last = log.entries.keys().rfind(|name| name.0 == epoch).map_or(0, |name| name.1);
+        Ok(Replay { entries: entries.collect(), last, end: ReplayEnd::Open })
     }
 
     fn create(&mut self, epoch: u64, seq: u64, bytes: &[u8]) -> Result<(), WalError> {
@@ -406,6 +407,124 @@ async fn missing_log_is_refused_and_not_taken_for_an_empty_one() {
     drop(engine);
     world.wal = MemWal::default();
     assert!(matches!(world.try_open(|_| {}).await, Err(OpenError::Damaged { .. })));
+}
+
+type Entries = BTreeMap<(u64, u64), Vec<u8>>;
+
+/// A record in a segment and two in the log, closed or killed; then the log is changed, and the next start tried.
+async fn start_over_a_changed_log(clean: bool, change: impl FnOnce(&mut Entries)) -> Result<usize, OpenError> {
+    let mut world = World::new();
+    let engine = world.open().await;
+    let partition = topic(&engine, tenant(1), 1).await;
+    put(&engine, partition, batch(1, b"flushed", None)).await.unwrap();
+    engine.flush().await.unwrap();
+    for value in [b"first", b"other"] {
+        put(&engine, partition, batch(1, value, None)).await.unwrap();
+    }
+    if clean {
+        engine.close().await;
+    }
+    world.wal = world.wal.crash();
+    drop(engine);
+    change(&mut world.wal.log().entries);
+    let engine = world.try_open(|_| {}).await?;
+    Ok(stored(&engine, partition).await.len())
+}
+
+/// An entry with another header or body, its checksums right again and its proof as it was.
+fn forged(bytes: &[u8], change: impl FnOnce(&mut Header, &mut Vec<u8>)) -> Vec<u8> {
+    let (mut header, mut body) = (Header::read(bytes).unwrap(), bytes[HEADER_BYTES..].to_vec());
+    change(&mut header, &mut body);
+    header.body_bytes = body.len() as u32;
+    header.body_crc = crate::wal::crc32c(&body);
+    [&header.to_bytes()[..], &body].concat()
+}
+
+/// Puts the chain right from an entry on, as whoever knows the format can.
+fn chained(entries: &mut Entries) {
+    let mut previous = None;
+    for bytes in entries.values_mut() {
+        *bytes = forged(bytes, |header, _| header.previous = previous.unwrap_or(header.previous));
+        previous = Header::read(bytes).map(Header::digest);
+    }
+}
+
+fn is_damage<T>(outcome: &Result<T, OpenError>) -> bool {
+    matches!(outcome, Err(error @ OpenError::Damaged { .. }) if error.damaged().is_some())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_put_together_anew_without_a_change_is_served_whole() {
+    for clean in [false, true] {
+        let count = start_over_a_changed_log(clean, |entries| {
+            let before = entries.clone();
+            chained(entries);
+            assert_eq!(*entries, before);
+        });
+        assert_eq!(count.await.unwrap(), 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn emptied_entry_is_refused_although_every_checksum_is_made_anew() {
+    for which in [3, 4] {
+        let outcome = start_over_a_changed_log(false, |entries| {
+            let emptied = forged(&entries[&(1, which)], |_, body| body.clear());
+            entries.insert((1, which), emptied);
+            chained(entries);
+        });
+        assert!(is_damage(&outcome.await), "entry {which}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entry_under_another_name_is_refused() {
+    let changes: [fn(&mut Header); 4] = [
+        |header| header.shard = 1,
+        |header| header.writer = [0; 16],
+        |header| header.kind = crate::wal::entry::Kind::Seal,
+        |header| header.previous = [0; 32],
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        let outcome = start_over_a_changed_log(false, |entries| {
+            let other = forged(&entries[&(1, 4)], |header, _| change(header));
+            entries.insert((1, 4), other);
+        });
+        assert!(is_damage(&outcome.await), "change {n}");
+    }
+    let renumbered = start_over_a_changed_log(false, |entries| {
+        for name in [(1, 3), (1, 4)] {
+            let bytes = forged(&entries[&name], |header, _| header.epoch = 2);
+            entries.insert((2, name.1 - 2), forged(&bytes, |header, _| header.seq -= 2));
+            entries.remove(&name);
+        }
+    });
+    assert!(is_damage(&renumbered.await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_cut_off_the_end_after_a_clean_stop_are_missed() {
+    for keep in 2..=4 {
+        let outcome = start_over_a_changed_log(true, |entries| {
+            assert_eq!(entries.keys().next_back(), Some(&(1, 5)), "opening, three records, seal");
+            entries.retain(|name, _| name.1 <= keep);
+        });
+        assert!(is_damage(&outcome.await), "{keep} kept");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_without_an_entry_of_an_opened_epoch_is_refused() {
+    let mut world = World::new();
+    let engine = world.open().await;
+    let partition = topic(&engine, tenant(1), 1).await;
+    engine.flush().await.unwrap();
+    let engine = world.crash(engine).await;
+    put(&engine, partition, batch(1, b"in the second epoch", None)).await.unwrap();
+    world.wal = world.wal.crash();
+    drop(engine);
+    world.wal.log().entries.retain(|name, _| name.0 < 2);
+    assert!(is_damage(&world.try_open(|_| {}).await), "the whole epoch is gone");
 }
 
 /// One step of a history.

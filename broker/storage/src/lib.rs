@@ -47,7 +47,7 @@ mod stats;
 mod topic_keys;
 mod wal;
 
-pub use engine::{Engine, EngineConfig, Foundation};
+pub use engine::{Engine, EngineConfig, Foundation, refuse_unproved_log};
 pub use error::{AppendError, LogError, OpenError, ReadError};
 pub use integrity::{Damage, Finding, IntegritySink};
 pub use keys::{KeySource, KeyTrouble, TenantKeys, stored_key};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use schloss_core::{ClusterId, PartitionId, ShardId, TenantId};
-use schloss_crypto::{EntryId, KeyError, KeyVault, WalKeys, random_array};
+use schloss_crypto::{EntryId, IntegrityKey, KeyError, KeyVault, WalKeys, random_array};
 use schloss_metadata::{Metadata, ShardGuard};
 
 use crate::early_keys::EarlyKeys;
@@ -19,6 +19,8 @@ use crate::partition::Partition;
 use crate::shard::States;
 use crate::wal::entry::{self, Entry, Header, Kind};
 use crate::wal::{ReplayEnd, WalError, WalStore, crc32c};
+
+const UNPROVED: &str = "the entry is not what this installation wrote: it was altered, taken from elsewhere or emptied";
 
 /// A shard taken and replayed.
 pub struct Recovered {
@@ -38,6 +40,7 @@ pub struct Recovery<'a> {
     pub cluster: ClusterId,
     pub metadata: &'a dyn Metadata,
     pub vault: &'a Arc<dyn KeyVault>,
+    pub integrity: &'a IntegrityKey,
     pub early: &'a EarlyKeys,
     pub flusher: &'a Flusher,
     pub partitions: &'a HashMap<PartitionId, Arc<Partition>>,
@@ -56,8 +59,8 @@ impl Recovery<'_> {
         let sealed_before: HashMap<u64, u64> = self.metadata.sealed_epochs(self.shard).await?.into_iter().collect();
 
         // A lost folder must not pass for an empty log: the checkpoint's file is kept, and every later epoch's.
-        let known =
-            sealed_before.keys().copied().chain([row.checkpoint.0]).filter(|epoch| *epoch >= row.checkpoint.0.max(1));
+        let known = sealed_before.keys().copied().chain([row.checkpoint.0, row.opened]);
+        let known = known.filter(|epoch| *epoch >= row.checkpoint.0.max(1));
         if let Some(missing) = known.filter(|epoch| !epochs.contains(epoch)).min() {
             return Err(self.damaged(
                 missing,
@@ -84,6 +87,9 @@ impl Recovery<'_> {
             if let ReplayEnd::Damaged { seq } = replay.end {
                 return Err(self.damaged(epoch, seq, "an entry is missing or altered, and later ones exist"));
             }
+            if replay.last < after {
+                return Err(self.damaged(epoch, replay.last.saturating_add(1), "the log ends before its checkpoint"));
+            }
             let Replayed { keys, locked, .. } = &mut replayed;
             let sections = replay
                 .entries
@@ -92,6 +98,9 @@ impl Recovery<'_> {
                 .filter(|(section, _)| !locked.contains_key(&section.tenant));
             self.early.open_section_keys(self.cluster, sections, self.vault, keys).await;
             let end = self.replay_epoch(epoch, after, replay.entries, &mut replayed).await?;
+            if end == 0 && epoch == row.opened {
+                return Err(self.damaged(epoch, 1, "the entry that opened the epoch is missing"));
+            }
             if sealed_before.get(&epoch).is_some_and(|sealed| *sealed != end) {
                 return Err(self.damaged(
                     epoch,
@@ -110,7 +119,9 @@ impl Recovery<'_> {
             previous: replayed.last_digest,
             body_bytes: 0,
             body_crc: crc32c(&[]),
+            proof: [0; 32],
         };
+        let opening = opening.proved(&[], self.integrity).ok_or_else(|| self.damaged(row.epoch, 1, UNPROVED))?;
         wal.create(row.epoch, 1, &opening.to_bytes()).map_err(|error| OpenError::Io {
             what: "the write-ahead log cannot be opened for writing",
             source: match error {
@@ -188,6 +199,9 @@ impl Recovery<'_> {
         let mut ended = false;
         for entry in entries {
             let Header { seq, kind, previous, .. } = entry.header;
+            if !entry.header.is_proved(&entry.body, self.integrity) {
+                return Err(self.damaged(epoch, seq, UNPROVED));
+            }
             if ended || seq != end.saturating_add(1) {
                 return Err(self.damaged(epoch, end.saturating_add(1), "an entry is missing"));
             }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use schloss_core::{Clock, ClusterId, ShardId, TenantId};
-use schloss_crypto::{EncryptionContext, EntryId, KeyError, KeyVault, Purpose, Standing, WalKeys};
+use schloss_crypto::{EncryptionContext, EntryId, IntegrityKey, KeyError, KeyVault, Purpose, Standing, WalKeys};
 use schloss_metadata::ShardGuard;
 use schloss_wire::batch::ValidBatch;
 use tokio::sync::oneshot;
@@ -91,7 +91,8 @@ pub enum Command {
     /// Entries behind the checkpoint are to leave the disk; tells whether all did.
     Purge(oneshot::Sender<Result<bool, AppendError>>),
     FlushNow(oneshot::Sender<Result<(), AppendError>>),
-    Close(oneshot::Sender<()>),
+    /// Answers with the sequence number of the seal, when there is one.
+    Close(oneshot::Sender<Option<u64>>),
 }
 
 /// State of all tenants of a shard: what is durable, and what changed since the last flush.
@@ -187,6 +188,7 @@ pub struct Shard {
     pub limits: ShardLimits,
     pub clock: Arc<dyn Clock>,
     pub vault: Arc<dyn KeyVault>,
+    pub integrity: Arc<IntegrityKey>,
     pub flusher: Arc<flush::Flusher>,
     pub counters: Arc<Counters>,
     pub runtime: tokio::runtime::Handle,
@@ -243,7 +245,7 @@ struct Run {
     checkpoint: (u64, u64),
     /// Bytes of tail that the last flush could not seal.
     left_bytes: usize,
-    closing: Option<oneshot::Sender<()>>,
+    closing: Option<oneshot::Sender<Option<u64>>>,
 }
 
 /// Runs the shard until it is closed. Blocks; it is a thread's whole life.
@@ -291,9 +293,8 @@ impl Run {
             self.start_flush();
         }
         if let Some(reply) = self.closing.take() {
-            self.close();
             // Whoever asked may have given up waiting.
-            let _gone = reply.send(());
+            let _gone = reply.send(self.close());
             return false;
         }
         true
@@ -453,12 +454,8 @@ impl Run {
         if self.body.len() == HEADER_BYTES {
             return self.publish(publish);
         }
-        let header = self.header(Kind::Data, seq);
-        match self.create(header) {
-            Ok(()) => {
-                self.shard.last = (seq, header.digest());
-                self.publish(publish);
-            }
+        match self.create(Kind::Data, seq) {
+            Ok(()) => self.publish(publish),
             Err(WalError::Full) => {
                 tracing::error!(shard = self.shard.shared.id.0, "the disk is full; produce waits for space");
                 self.give_back(publish, undo, &AppendError::Full);
@@ -476,9 +473,9 @@ impl Run {
         }
     }
 
-    fn header(&self, kind: Kind, seq: u64) -> Header {
+    fn header(&self, kind: Kind, seq: u64) -> Option<Header> {
         let body = self.body.get(HEADER_BYTES..).unwrap_or_default();
-        Header {
+        let header = Header {
             kind,
             shard: self.shard.shared.id.0,
             epoch: self.shard.shared.epoch,
@@ -487,10 +484,15 @@ impl Run {
             previous: self.shard.last.1,
             body_bytes: u32::try_from(body.len()).unwrap_or(u32::MAX),
             body_crc: crc32c(body),
-        }
+            proof: [0; 32],
+        };
+        header.proved(body, &self.shard.integrity)
     }
 
-    fn create(&mut self, header: Header) -> Result<(), WalError> {
+    /// Writes the body as the next entry.
+    fn create(&mut self, kind: Kind, seq: u64) -> Result<(), WalError> {
+        let header =
+            self.header(kind, seq).ok_or_else(|| WalError::Failed(std::io::Error::other("a body without form")))?;
         if let Some(place) = self.body.get_mut(..HEADER_BYTES) {
             place.copy_from_slice(&header.to_bytes());
         }
@@ -501,6 +503,7 @@ impl Run {
         if outcome.is_ok() {
             Counters::add(&counters.wal_entries, 1);
             Counters::add(&counters.wal_bytes, self.body.len() as u64);
+            self.shard.last = (seq, header.digest());
         }
         outcome
     }
@@ -710,15 +713,13 @@ impl Run {
         let seq = self.shard.last.0.saturating_add(1);
         self.body.clear();
         self.body.resize(HEADER_BYTES, 0);
-        let header = self.header(Kind::Data, seq);
-        self.create(header).map_err(|error| match error {
+        self.create(Kind::Data, seq).map_err(|error| match error {
             WalError::Full => AppendError::Full,
             WalError::Failed(_) => {
                 self.shard.shared.stopped.store(true, Ordering::Release);
                 AppendError::Stopped
             }
         })?;
-        self.shard.last = (seq, header.digest());
         let held = self.shard.shared.log_held.load(Ordering::Acquire);
         if held || self.checkpoint != (self.shard.shared.epoch, seq.saturating_sub(1)) {
             return Ok(false);
@@ -735,20 +736,23 @@ impl Run {
     }
 
     /// A clean end: a seal says that this epoch has no more entries, so that a change to its last one is noticed.
-    fn close(&mut self) {
+    fn close(&mut self) -> Option<u64> {
         for (_, parked) in std::mem::take(&mut self.parked) {
             parked.into_iter().for_each(|command| refuse(command, &AppendError::Stopped));
         }
         std::mem::take(&mut self.held).into_iter().for_each(|command| refuse(command, &AppendError::Stopped));
         if self.shard.shared.stopped.swap(true, Ordering::AcqRel) {
-            return;
+            return None;
         }
         let seq = self.shard.last.0.saturating_add(1);
         self.body.clear();
         self.body.resize(HEADER_BYTES, 0);
-        let header = self.header(Kind::Seal, seq);
-        if let Err(error) = self.create(header) {
-            tracing::warn!(%error, "the log could not be sealed; the next start replays it");
+        match self.create(Kind::Seal, seq) {
+            Ok(()) => Some(seq),
+            Err(error) => {
+                tracing::warn!(%error, "the log could not be sealed; the next start replays it");
+                None
+            }
         }
     }
 }

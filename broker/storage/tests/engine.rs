@@ -428,9 +428,48 @@ async fn altered_log_entry_of_a_closed_broker_refuses_the_start() {
     drop(engine);
     let wal = std::fs::read_dir(world.folder.path().join("wal/0000")).unwrap().next().unwrap().unwrap().path();
     let mut content = std::fs::read(&wal).unwrap();
-    content[92 + 92 + 300] ^= 1;
+    content[124 + 124 + 300] ^= 1;
     std::fs::write(&wal, content).unwrap();
     assert!(matches!(world.try_open(world.config()).await, Err(OpenError::Damaged { .. })));
+}
+
+/// The one log file of the first shard.
+fn log_file(world: &World) -> std::path::PathBuf {
+    std::fs::read_dir(world.folder.path().join("wal/0000")).unwrap().next().unwrap().unwrap().path()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_cut_before_its_checkpoint_refuses_the_start() {
+    let world = World::new();
+    let engine = world.open().await;
+    let partition = topic(&engine, LogConfig::default()).await;
+    put(&engine, partition, &[&[1; 500]]).await;
+    engine.flush().await.unwrap();
+    put(&engine, partition, &[b"acknowledged"]).await;
+    drop(engine);
+    let mut content = std::fs::read(log_file(&world)).unwrap();
+    content[124..].fill(0);
+    std::fs::write(log_file(&world), content).unwrap();
+    let outcome = world.try_open(world.config()).await;
+    assert!(
+        matches!(outcome, Err(OpenError::Damaged { what: "the log ends before its checkpoint", .. })),
+        "{:?}",
+        outcome.err()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_of_before_proofs_refuses_the_start_and_nothing_is_written() {
+    let world = World::new();
+    let engine = world.open().await;
+    engine.close().await;
+    drop(engine);
+    let mut content = std::fs::read(log_file(&world)).unwrap();
+    content[7] = b'1';
+    std::fs::write(log_file(&world), &content).unwrap();
+    assert!(matches!(world.try_open(world.config()).await, Err(OpenError::UnprovedLog)));
+    assert_eq!(std::fs::read_dir(world.folder.path().join("wal/0000")).unwrap().count(), 1);
+    assert_eq!(std::fs::read(log_file(&world)).unwrap(), content);
 }
 
 #[tokio::test(flavor = "multi_thread")]

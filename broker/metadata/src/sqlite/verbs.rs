@@ -236,19 +236,20 @@ impl Metadata for SqliteMetadata {
 
     async fn acquire(&self, shard: ShardId, writer: [u8; 16], at_least: u64) -> Result<ShardRow, MetadataError> {
         self.run(move |sql| {
-            let row: Option<(i64, i64, i64)> = sql
-                .query_row("SELECT epoch, checkpoint_epoch, checkpoint_seq FROM shards WHERE shard = ?1", params![shard.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            let row: Option<(i64, i64, i64, i64)> = sql
+                .query_row("SELECT epoch, checkpoint_epoch, checkpoint_seq, opened FROM shards WHERE shard = ?1", params![shard.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
                 .optional()
                 .map_err(translate)?;
-            let (old, checkpoint_epoch, checkpoint_seq) = row.unwrap_or((0, 0, 0));
+            let (old, checkpoint_epoch, checkpoint_seq, opened) = row.unwrap_or((0, 0, 0, 0));
             let epoch = unsigned(old, "shards")?.max(at_least).saturating_add(1);
             sql.execute(
                 "INSERT INTO shards (shard, epoch, writer, checkpoint_epoch, checkpoint_seq, opened) VALUES (?1, ?2, ?3, 0, 0, 0)
-                 ON CONFLICT (shard) DO UPDATE SET epoch = ?2, writer = ?3, opened = 0",
+                 ON CONFLICT (shard) DO UPDATE SET epoch = ?2, writer = ?3",
                 params![shard.0, signed(epoch), writer],
             )
             .map_err(translate)?;
-            Ok(ShardRow { epoch, checkpoint: (unsigned(checkpoint_epoch, "shards")?, unsigned(checkpoint_seq, "shards")?) })
+            let checkpoint = (unsigned(checkpoint_epoch, "shards")?, unsigned(checkpoint_seq, "shards")?);
+            Ok(ShardRow { epoch, checkpoint, opened: unsigned(opened, "shards")? })
         })
         .await
     }
@@ -263,7 +264,7 @@ impl Metadata for SqliteMetadata {
                 )
                 .map_err(translate)?;
             }
-            sql.execute("UPDATE shards SET opened = 1 WHERE shard = ?1", params![held.shard.0])
+            sql.execute("UPDATE shards SET opened = epoch WHERE shard = ?1", params![held.shard.0])
                 .map(drop)
                 .map_err(translate)
         })

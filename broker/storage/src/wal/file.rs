@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::entry::{BODY_BYTES_MAX, Entry, HEADER_BYTES, Header};
+use super::entry::{BODY_BYTES_MAX, Entry, HEADER_BYTES, Header, MAGIC, MAGIC_UNPROVED};
 use super::{Replay, ReplayEnd, WalError, WalStore};
 
 /// Size of a file; a larger entry gets a larger file.
@@ -116,6 +116,36 @@ impl FileWal {
     }
 }
 
+/// Whether a log below `folder` (one folder per shard) was written before entries had proofs. A folder that is not there holds none.
+///
+/// # Errors
+/// I/O.
+pub fn holds_unproved_entries(folder: &Path) -> io::Result<bool> {
+    let shards = match std::fs::read_dir(folder) {
+        Ok(shards) => shards,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    for shard in shards {
+        let path = shard?.path();
+        if !path.is_dir() {
+            continue;
+        }
+        for file in std::fs::read_dir(path)? {
+            let path = file?.path();
+            if path.extension().is_none_or(|extension| extension != "wal") {
+                continue;
+            }
+            let mut start = Vec::new();
+            File::open(&path)?.take(MAGIC_UNPROVED.len() as u64).read_to_end(&mut start)?;
+            if start == MAGIC_UNPROVED {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
@@ -135,10 +165,11 @@ impl WalStore for FileWal {
         let files: Vec<_> = self.files()?.into_iter().filter(|file| file.epoch == epoch).collect();
         let mut entries = Vec::new();
         let mut next = None;
+        let last = |next: Option<u64>| next.unwrap_or_default().saturating_sub(1);
         for (n, named) in files.iter().enumerate() {
             let expected = *next.get_or_insert(named.first);
             if named.first != expected {
-                return Ok(Replay { entries, end: ReplayEnd::Damaged { seq: expected } });
+                return Ok(Replay { entries, last: last(next), end: ReplayEnd::Damaged { seq: expected } });
             }
             // The file behind begins above the checkpoint: nothing in this one is wanted.
             if files.get(n.saturating_add(1)).is_some_and(|later| later.first <= after.saturating_add(1)) {
@@ -151,10 +182,10 @@ impl WalStore for FileWal {
             let (end, seq) = read_entries(&content, self.shard, epoch, expected, after, &mut entries);
             next = Some(seq);
             if later_entry_behind(&content, end, self.shard, epoch, seq) {
-                return Ok(Replay { entries, end: ReplayEnd::Damaged { seq } });
+                return Ok(Replay { entries, last: last(next), end: ReplayEnd::Damaged { seq } });
             }
         }
-        Ok(Replay { entries, end: ReplayEnd::Open })
+        Ok(Replay { entries, last: last(next), end: ReplayEnd::Open })
     }
 
     fn create(&mut self, epoch: u64, seq: u64, bytes: &[u8]) -> Result<(), WalError> {
@@ -258,7 +289,7 @@ fn whole_entry(content: &Bytes, at: usize) -> Option<(Header, std::ops::Range<us
 /// only the very last can be torn; anything behind it means that bytes were changed.
 fn later_entry_behind(content: &Bytes, from: usize, shard: u32, epoch: u64, seq: u64) -> bool {
     let mut at = from;
-    while let Some(found) = content.get(at..).and_then(|rest| memchr::memmem::find(rest, b"SCHLWAL1")) {
+    while let Some(found) = content.get(at..).and_then(|rest| memchr::memmem::find(rest, &MAGIC)) {
         at = at.saturating_add(found);
         let later = content
             .get(at..)
@@ -287,6 +318,7 @@ mod tests {
             previous: [0; 32],
             body_bytes: body.len() as u32,
             body_crc: super::super::crc32c(body),
+            proof: [0; 32],
         };
         [&header.to_bytes()[..], body].concat()
     }
@@ -304,7 +336,7 @@ mod tests {
     #[test]
     fn entries_are_replayed_in_order_behind_the_checkpoint_over_several_files() {
         let folder = tempfile::tempdir().unwrap();
-        let mut wal = FileWal::new(folder.path(), 7, 400).unwrap();
+        let mut wal = FileWal::new(folder.path(), 7, 450).unwrap();
         write(&mut wal, 3, 1..=9);
         let replay = wal.replay(3, 4).unwrap();
         assert_eq!(seqs(&replay), [5, 6, 7, 8, 9]);
@@ -319,7 +351,7 @@ mod tests {
         write(&mut wal, 1, 1..=3);
         let path = wal.files().unwrap()[0].path.clone();
         let mut torn = std::fs::read(&path).unwrap();
-        torn[192 * 2 + 150..].fill(0);
+        torn[224 * 2 + 150..].fill(0);
         std::fs::write(&path, torn).unwrap();
         let replay = wal.replay(1, 0).unwrap();
         assert_eq!(seqs(&replay), [1, 2]);
@@ -333,7 +365,7 @@ mod tests {
         write(&mut wal, 1, 1..=3);
         let path = wal.files().unwrap()[0].path.clone();
         let whole = std::fs::read(&path).unwrap();
-        for at in 0..192 * 2 {
+        for at in 0..224 * 2 {
             let mut flipped = whole.clone();
             flipped[at] ^= 0x40;
             std::fs::write(&path, flipped).unwrap();
@@ -342,9 +374,35 @@ mod tests {
     }
 
     #[test]
+    fn log_of_before_proofs_is_told_by_its_files_and_one_of_now_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!holds_unproved_entries(&folder.path().join("absent")).unwrap());
+        let shard = folder.path().join("0000");
+        let mut wal = FileWal::new(&shard, 7, 4096).unwrap();
+        write(&mut wal, 1, 1..=3);
+        assert!(!holds_unproved_entries(folder.path()).unwrap());
+        let mut old = vec![0; 4096];
+        old[..8].copy_from_slice(&MAGIC_UNPROVED);
+        std::fs::write(shard.join("0000000000000002-0000000000000001.wal"), old).unwrap();
+        assert!(holds_unproved_entries(folder.path()).unwrap());
+    }
+
+    #[test]
+    fn replay_says_how_far_the_log_goes_although_nothing_of_it_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut wal = FileWal::new(folder.path(), 7, 450).unwrap();
+        write(&mut wal, 3, 1..=9);
+        for (after, wanted) in [(0, 9), (8, 1), (20, 0)] {
+            let replay = wal.replay(3, after).unwrap();
+            assert_eq!((replay.entries.len(), replay.last), (wanted, 9));
+        }
+        assert_eq!(wal.replay(4, 0).unwrap().last, 0);
+    }
+
+    #[test]
     fn missing_file_in_the_middle_is_damage() {
         let folder = tempfile::tempdir().unwrap();
-        let mut wal = FileWal::new(folder.path(), 7, 400).unwrap();
+        let mut wal = FileWal::new(folder.path(), 7, 450).unwrap();
         write(&mut wal, 1, 1..=6);
         let middle = wal.files().unwrap()[1].path.clone();
         std::fs::remove_file(middle).unwrap();
@@ -354,7 +412,7 @@ mod tests {
     #[test]
     fn recycled_file_shows_none_of_its_old_entries() {
         let folder = tempfile::tempdir().unwrap();
-        let mut wal = FileWal::new(folder.path(), 7, 400).unwrap();
+        let mut wal = FileWal::new(folder.path(), 7, 450).unwrap();
         write(&mut wal, 1, 1..=6);
         wal.collect((1, 4)).unwrap();
         assert_eq!(wal.spares().unwrap().len(), 2);
@@ -367,7 +425,7 @@ mod tests {
     #[test]
     fn older_epochs_are_collected_whole_and_the_written_file_stays() {
         let folder = tempfile::tempdir().unwrap();
-        let mut wal = FileWal::new(folder.path(), 7, 400).unwrap();
+        let mut wal = FileWal::new(folder.path(), 7, 450).unwrap();
         write(&mut wal, 1, 1..=3);
         write(&mut wal, 2, 1..=1);
         wal.collect((2, 1)).unwrap();

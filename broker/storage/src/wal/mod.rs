@@ -8,7 +8,7 @@
 //!
 //! | at | bytes | field |
 //! | --- | --- | --- |
-//! | 0 | 8 | magic `SCHLWAL1` |
+//! | 0 | 8 | magic `SCHLWAL2` |
 //! | 8 | 1 | kind: 1 opening, 2 entry, 3 seal |
 //! | 9 | 3 | zero |
 //! | 12 | 4 | shard |
@@ -18,8 +18,13 @@
 //! | 48 | 32 | SHA-256 of the previous entry's header (zero for an opening of the first epoch) |
 //! | 80 | 4 | length of the body |
 //! | 84 | 4 | CRC-32C of the body: tells a torn write, not an attack; sections carry their own tags |
-//! | 88 | 4 | CRC-32C of the 88 bytes before |
-//! | 92 | … | body: sections one after the other |
+//! | 88 | 32 | proof: HMAC under the installation's key ([`schloss_crypto::IntegrityKey`]) of the 88 bytes before, then of each section its head and the last 48 bytes |
+//! | 120 | 4 | CRC-32C of the 120 bytes before |
+//! | 124 | … | body: sections one after the other |
+//!
+//! The proof is what says which sections an entry has and which entry follows which; sections' bytes have their own tags. Checksums tell
+//! a torn write and nothing else: an entry whose checksums agree and whose proof does not was altered. Format 1 (`SCHLWAL1`) had no
+//! proofs and is refused.
 //!
 //! Section: tenant \[16\] | key generation u32 | wrapped key length u16, bytes | sealed length u32, bytes
 //! ([`schloss_crypto::WalKeys`]). Plaintext of a section: items.
@@ -69,6 +74,8 @@ pub trait WalStore: Send {
 pub struct Replay {
     /// Whole entries in order.
     pub entries: Vec<Entry<Bytes>>,
+    /// Sequence number of the last whole entry, wanted or not; 0 for none.
+    pub last: u64,
     /// What follows the last whole entry.
     pub end: ReplayEnd,
 }
