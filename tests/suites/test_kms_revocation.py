@@ -5,6 +5,7 @@ seen. The bounds of 30 s are the manual's.
 """
 
 import base64
+import shutil
 import time
 from types import SimpleNamespace
 
@@ -276,3 +277,29 @@ def test_a_key_that_hangs_holds_nobody_elses_start_and_its_tenant_is_served_when
     clients.produce_librdkafka(b, "kept", [("k", "meanwhile")], tenant="globex")
     fault.end()
     assert env.eventually(lambda: values(b, "hanging"), timeout=BOUND, what="the hanging one being served") == ["of hanging", "in the log"]
+
+
+def test_a_tenant_that_was_never_open_and_whose_key_hangs_holds_nobody_elses_start(tmp_path):
+    with Kms() as kms:
+        b = KmsSchloss(tmp_path / "broker", kms, extra=["new"])
+        b.start()
+        assert b.stop() == 0
+        shutil.rmtree(b.data)
+        b.data.mkdir()
+        fault = kms.fault("hang", keys=[b.keys["new"]])
+        try:
+            took = b.start()
+            print(f"ready {took:.1f} s after the start")
+            assert took <= 3
+            clients.produce_librdkafka(b, clients.create_topic(b, "one"), [("k", "v")])
+            with pytest.raises((OSError, wire.Closed, AssertionError)), wire.Raw(b, tenant="new", timeout=10) as raw:
+                raw.call(wire.build("metadata", 12, topics=None))
+            fault.end()
+
+            def served():
+                with wire.Raw(b, tenant="new", timeout=10) as raw:
+                    return raw.call(wire.build("metadata", 12, topics=None))
+            env.eventually(served, timeout=BOUND, what="the new tenant being served")
+        finally:
+            b.kill()
+            clients.forget(b)

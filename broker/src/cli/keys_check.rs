@@ -23,11 +23,11 @@ const AT_ONCE: usize = 8;
 /// Ask the KMS everything that the broker asks of it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  schloss keys check --config /etc/schloss/schloss.toml          the cluster's key and every tenant's
-  schloss keys check acme --config schloss.toml --output json    one tenant's, for programs
+  schloss keys check --config schloss.toml         the cluster's key and all tenants'
+  schloss keys check acme --config schloss.toml    one tenant's
 
-Run it as the broker is run: same user, same environment. The broker need not run; nothing is written. A line that is not `ok` says
-what to grant or mend; then the command ends with 1.")]
+Run it as the broker is run: same user, same environment. The broker need not run; nothing is
+written. A line that is not `ok` says what to grant or mend; then the command ends with 1.")]
 pub struct Check {
     /// Alias or account of a tenant; without it the cluster's key and all tenants' are asked about.
     tenant: Option<String>,
