@@ -49,10 +49,15 @@ CREATE TABLE state (
 ";
 
 /// What made format n + 2 of format n + 1. A new file takes them all, so there is one way to every format.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = ["
 CREATE TABLE sealed (
     tenant INTEGER NOT NULL, kind TEXT NOT NULL, key_index BLOB NOT NULL, sealed BLOB NOT NULL,
     PRIMARY KEY (tenant, kind, key_index)) WITHOUT ROWID;
+", "
+CREATE TABLE aside (
+    shard INTEGER NOT NULL, tenant INTEGER NOT NULL, first_epoch INTEGER NOT NULL, first_seq INTEGER NOT NULL,
+    last_epoch INTEGER NOT NULL, last_seq INTEGER NOT NULL, object_id BLOB NOT NULL, size INTEGER NOT NULL, digest BLOB NOT NULL,
+    PRIMARY KEY (shard, tenant, first_epoch, first_seq)) WITHOUT ROWID;
 "];
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use schloss_core::{ClusterId, PartitionId, ShardId, TenantId};
 use schloss_crypto::{EntryId, IntegrityKey, KeyError, KeyVault, WalKeys, random_array};
-use schloss_metadata::{Metadata, ShardGuard};
+use schloss_metadata::{AsideRow, Metadata, ShardGuard};
 
+use crate::aside::Aside;
 use crate::error::OpenError;
 use crate::flush::Flusher;
-use crate::locked::{self, Locked, SealedSection};
+use crate::locked::{self, Locked, Opener, SealedSection, Why};
 use crate::partition::Partition;
 use crate::shard::States;
 use crate::wal::entry::{self, Entry, Header, Kind};
@@ -29,6 +30,7 @@ pub struct Recovered {
     pub tail_bytes: usize,
     pub oldest: HashMap<TenantId, (u64, u64)>,
     pub locked: HashMap<TenantId, Arc<Locked>>,
+    pub aside: HashMap<TenantId, Aside>,
     /// Epochs whose files are still needed.
     pub epochs_behind: usize,
 }
@@ -71,8 +73,10 @@ impl Recovery<'_> {
             last_digest: [0; 32],
             tail_bytes: 0,
             oldest: HashMap::new(),
+            aside: HashMap::new(),
         };
         self.load_states(&mut replayed).await?;
+        self.load_aside(&mut replayed).await?;
         let mut sealed = Vec::new();
         for epoch in epochs.into_iter().filter(|epoch| *epoch >= row.checkpoint.0) {
             let after = if epoch == row.checkpoint.0 { row.checkpoint.1 } else { 0 };
@@ -124,6 +128,7 @@ impl Recovery<'_> {
             tail_bytes: replayed.tail_bytes,
             oldest: replayed.oldest,
             locked: replayed.locked.into_iter().map(|(tenant, locked)| (tenant, Arc::new(locked))).collect(),
+            aside: replayed.aside,
             epochs_behind,
         })
     }
@@ -142,7 +147,7 @@ impl Recovery<'_> {
                 Ok(keys) => keys,
                 Err(trouble) => {
                     let Some(why) = locked::key_is_away(&trouble) else { return Err(trouble.into()) };
-                    self.lock(row.tenant, why, replayed).states = true;
+                    self.lock(row.tenant, why.into(), replayed).states = true;
                     continue;
                 }
             };
@@ -153,10 +158,47 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    fn lock<'r>(&self, tenant: TenantId, why: KeyError, replayed: &'r mut Replayed) -> &'r mut Locked {
+    /// What was set aside comes before a tenant's sections of the log. Where it cannot be opened it stays where it is.
+    async fn load_aside(&self, replayed: &mut Replayed) -> Result<(), OpenError> {
+        let mut rows: HashMap<TenantId, Vec<AsideRow>> = HashMap::new();
+        for row in self.metadata.aside().await?.into_iter().filter(|row| row.shard == self.shard) {
+            replayed.aside.entry(row.tenant).or_default().add(&row);
+            rows.entry(row.tenant).or_default().push(row);
+        }
+        let opener = Opener {
+            shard: self.shard,
+            cluster: self.cluster,
+            metadata: self.metadata,
+            objects: &*self.flusher.objects,
+            vault: self.vault,
+        };
+        for (tenant, rows) in rows {
+            if let Some(locked) = replayed.locked.get_mut(&tenant) {
+                locked.aside = rows;
+                continue;
+            }
+            let why = match opener.open_aside(tenant, &rows).await {
+                Ok(sections) => {
+                    for ((epoch, seq), plain) in sections {
+                        let added = locked::replay_section(self.partitions, &mut replayed.states, tenant, &plain)
+                            .ok_or_else(|| self.damaged(epoch, seq, "an item is malformed"))?;
+                        replayed.tail_bytes = replayed.tail_bytes.saturating_add(added);
+                    }
+                    continue;
+                }
+                Err(OpenError::Key(why @ (KeyError::Denied { .. } | KeyError::Unreachable { .. }))) => Why::Key(why),
+                Err(OpenError::SetAside { object, damage }) => Why::SetAside { object, damage },
+                Err(error) => return Err(error),
+            };
+            self.lock(tenant, why, replayed).aside = rows;
+        }
+        Ok(())
+    }
+
+    fn lock<'r>(&self, tenant: TenantId, why: Why, replayed: &'r mut Replayed) -> &'r mut Locked {
         replayed.locked.entry(tenant).or_insert_with(|| {
-            tracing::error!(shard = self.shard.0, %tenant, %why, "a tenant's KMS key cannot be used: its records stay sealed until it can");
-            Locked { why, states: false, sections: Vec::new() }
+            tracing::error!(shard = self.shard.0, %tenant, %why, "a tenant's records stay sealed until they can be opened");
+            Locked { why, states: false, aside: Vec::new(), sections: Vec::new() }
         })
     }
 
@@ -207,7 +249,7 @@ impl Recovery<'_> {
             let keys = match self.section_keys(section, id, replayed).await {
                 Ok(keys) => keys,
                 Err(OpenError::Key(why @ (KeyError::Denied { .. } | KeyError::Unreachable { .. }))) => {
-                    self.lock(section.tenant, why, replayed).sections.push(sealed(id, number, section));
+                    self.lock(section.tenant, why.into(), replayed).sections.push(sealed(id, number, section));
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -258,4 +300,5 @@ struct Replayed {
     last_digest: [u8; 32],
     tail_bytes: usize,
     oldest: HashMap<TenantId, (u64, u64)>,
+    aside: HashMap<TenantId, Aside>,
 }
