@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/objects/seg/<tenant>/<id>        segment objects, copied once
+//! DIR/objects/aside/<shard>/…          log entries set aside for tenants whose keys are away, the same
 //! DIR/snapshots/<time>-<id>.snap       a manifest, with the list of its objects and their digests
 //! DIR/topic-keys/<tenant>/<topic>      topics' own keys: those of now, never older ones, so that a shredded topic stays shredded
 //! DIR/head                             which snapshots there are, with their digests
@@ -10,7 +11,8 @@
 //! and file name.
 //!
 //! Invariants
-//! - A snapshot holds everything acknowledged before it was begun: the log is flushed first, and no log is in a backup.
+//! - A snapshot holds everything acknowledged before it was begun: the log is flushed first, what a tenant's key keeps from that is set aside
+//!   and copied, and no log is in a backup. Where neither can be done there is no backup.
 //! - A file is whole under its name, or not there: written beside it, synced, renamed.
 //! - What a snapshot names is in `objects` before the snapshot is in `head`.
 
@@ -23,7 +25,7 @@ use schloss_core::ClusterId;
 use schloss_crypto::{
     DataKey, EncryptionContext, KeyVault, Purpose, WrappedKey, digest, open_value, random_array, seal_value,
 };
-use schloss_metadata::{Metadata as _, MetadataError, SegmentRow, SqliteMetadata};
+use schloss_metadata::{AsideRow, Metadata as _, MetadataError, SegmentRow, SqliteMetadata};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -145,6 +147,10 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BackupError> {
 
 fn object_name(row: &SegmentRow) -> String {
     format!("seg/{}/{}", row.tenant, hex(&row.object_id))
+}
+
+fn aside_name(row: &AsideRow) -> String {
+    format!("aside/{:04}/{}/{}", row.shard.0, row.tenant, hex(&row.object_id))
 }
 
 impl<'v> Repository<'v> {
@@ -374,7 +380,7 @@ pub async fn create(call: &OperatorCall) -> Result<Value, OperatorRefusal> {
     if !folder.is_absolute() {
         return Err(refused(&"the folder's name must be absolute"));
     }
-    call.broker.engine.flush_now().await.map_err(|error| refused(&error))?;
+    call.broker.engine.flush_or_set_aside().await.map_err(|error| refused(&error))?;
     let repository = Repository::new(folder, &*call.broker.vault);
     for _ in 0..ROUNDS {
         match snapshot(call, &repository).await {
@@ -404,15 +410,15 @@ async fn snapshot(call: &OperatorCall, repository: &Repository<'_>) -> Result<Op
     broker.metadata.snapshot(draft.clone()).await?;
     let created_ms = broker.clock.now_ms();
     let manifest = fs::read(&draft).map_err(failed(&draft))?;
-    let rows = {
+    let names: Vec<String> = {
         let store = SqliteMetadata::open(&draft)?;
-        store.segments().await?
+        let (segments, aside) = (store.segments().await?, store.aside().await?);
+        segments.iter().map(object_name).chain(aside.iter().map(aside_name)).collect()
     };
     drop(fs::remove_file(&draft));
     let mut contents = Contents { created_ms, objects: BTreeMap::new() };
-    let (mut copied, of) = (0_u64, rows.len() as u64);
-    for (row, n) in rows.iter().zip(1_u64..) {
-        let name = object_name(row);
+    let (mut copied, of) = (0_u64, names.len() as u64);
+    for (name, n) in names.into_iter().zip(1_u64..) {
         let target = repository.folder.join("objects").join(&name);
         let entry = match known.remove(&name) {
             Some(entry) if target.exists() => entry,

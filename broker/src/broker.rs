@@ -275,6 +275,7 @@ impl Broker {
         readings.wal_entries.set(engine.wal_entries);
         readings.wal_bytes.set(engine.wal_bytes);
         readings.tail_bytes.set(engine.tail_bytes);
+        readings.log_bytes_set_aside.set(engine.log_bytes_set_aside);
         readings.segments.set(engine.segments);
         readings.segment_bytes.set(engine.segment_bytes);
         readings.cache_hits.set(engine.cache_hits);
@@ -371,7 +372,7 @@ impl Broker {
         }
         match self.engine.unlock(id).await {
             Ok(()) => Ok(None),
-            Err(error) if error.key_is_away() => Ok(Some(error.to_string())),
+            Err(error) if error.is_one_tenants() => Ok(Some(error.to_string())),
             Err(error) => Err(refused(&error)),
         }
     }

@@ -94,7 +94,7 @@ pub async fn rewrap(call: &OperatorCall) -> Outcome {
         call.broker.vault.retire_others(tenant.to_bytes());
     }
     let next = if done.log_held {
-        "keep the old KMS key enabled and run it again later: another tenant's key is away, and the log behind it still holds this tenant's entries"
+        "keep the old KMS key enabled and run it again later: a key of this tenant is away, and entries of the log, or set aside, are still under the old one"
     } else {
         "the old KMS key may be disabled; `schloss tenant drop-key` takes it out of the tenant's file"
     };

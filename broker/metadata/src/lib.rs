@@ -14,8 +14,8 @@ mod sqlite;
 pub mod suite;
 
 pub use rows::{
-    Doubt, FlushCommit, GarbageRow, KeyRow, PartRow, PartitionRow, SealedRow, SegmentRow, ShardGuard, ShardRow,
-    StateRow, TopicRow,
+    AsideRow, Doubt, FlushCommit, GarbageRow, KeyRow, PartRow, PartitionRow, SealedRow, SegmentRow, ShardGuard,
+    ShardRow, StateRow, TopicRow,
 };
 pub use sqlite::SqliteMetadata;
 
@@ -124,7 +124,9 @@ pub trait Metadata: Send + Sync {
     async fn segments(&self) -> Result<Vec<SegmentRow>, MetadataError>;
     /// All state rows.
     async fn state(&self, shard: ShardId) -> Result<Vec<StateRow>, MetadataError>;
-    /// Segments in, state in, checkpoint forward: one transaction, guarded.
+    /// All that is set aside, in order of shard, tenant and entry.
+    async fn aside(&self) -> Result<Vec<AsideRow>, MetadataError>;
+    /// Segments in, state in, what was set aside out and in, checkpoint forward: one transaction, guarded.
     async fn flush(&self, guard: ShardGuard, commit: FlushCommit) -> Result<(), MetadataError>;
     /// Moves log starts and drops the parts wholly below them; segments no partition needs become garbage.
     async fn set_log_starts(

@@ -135,6 +135,25 @@ pub struct SealedRow {
     pub sealed: Vec<u8>,
 }
 
+/// Entries of the log that a tenant could not flush, kept as an object of their own so that the log need not hold them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AsideRow {
+    /// Whose log.
+    pub shard: ShardId,
+    /// Whose entries.
+    pub tenant: TenantId,
+    /// The first entry with something in it: epoch and sequence number.
+    pub first: (u64, u64),
+    /// The checkpoint it was set aside for: nothing of the tenant in entries up to here is anywhere else.
+    pub last: (u64, u64),
+    /// Random, never used again.
+    pub object_id: [u8; 32],
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of the object.
+    pub digest: [u8; 32],
+}
+
 /// What one flush changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlushCommit {
@@ -144,6 +163,10 @@ pub struct FlushCommit {
     pub parts: Vec<PartRow>,
     /// State that changed since the last flush.
     pub state: Vec<StateRow>,
+    /// What is set aside for tenants that could not be flushed.
+    pub aside: Vec<AsideRow>,
+    /// Tenants of which everything set aside before is now in segments and state.
+    pub caught_up: Vec<TenantId>,
     /// The new checkpoint.
     pub checkpoint: (u64, u64),
 }

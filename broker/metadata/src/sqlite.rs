@@ -80,6 +80,10 @@ INSERT INTO segment_parts (topic_id, idx, tenant, first_offset, next_offset, obj
     FROM older_parts o LEFT JOIN partitions p ON p.topic_id = o.topic_id AND p.idx = o.idx;
 DROP TABLE older_parts;
 CREATE INDEX parts_by_object ON segment_parts (object_id);
+CREATE TABLE aside (
+    shard INTEGER NOT NULL, tenant INTEGER NOT NULL, first_epoch INTEGER NOT NULL, first_seq INTEGER NOT NULL,
+    last_epoch INTEGER NOT NULL, last_seq INTEGER NOT NULL, object_id BLOB NOT NULL, size INTEGER NOT NULL, digest BLOB NOT NULL,
+    PRIMARY KEY (shard, tenant, first_epoch, first_seq)) WITHOUT ROWID;
 ",
 ];
 

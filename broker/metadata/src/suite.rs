@@ -5,8 +5,8 @@ use std::sync::Arc;
 use schloss_core::{PartitionId, ShardId, TenantId, TopicId};
 
 use crate::{
-    FlushCommit, KeyRow, Metadata, MetadataError, PartRow, PartitionRow, SealedRow, SegmentRow, ShardGuard, StateRow,
-    TopicRow,
+    AsideRow, FlushCommit, KeyRow, Metadata, MetadataError, PartRow, PartitionRow, SealedRow, SegmentRow, ShardGuard,
+    StateRow, TopicRow,
 };
 
 const SHARD: ShardId = ShardId(0);
@@ -83,6 +83,7 @@ where
     epochs_only_grow(&*fresh()).await?;
     opened_epoch_is_told_until_another_is_confirmed(&*fresh()).await?;
     flush_is_seen_whole(&*fresh()).await?;
+    set_aside_stays_until_its_tenant_has_caught_up(&*fresh()).await?;
     segment_becomes_garbage_when_its_last_part_goes(&*fresh()).await?;
     flush_of_a_deleted_topic_leaves_no_part(&*fresh()).await?;
     flush_below_a_moved_log_start_leaves_no_part(&*fresh()).await?;
@@ -126,6 +127,7 @@ async fn with_one_segment(store: &dyn Metadata) -> Result<ShardGuard, MetadataEr
         parts: vec![part(partition(&row).partition, 1, 0, 5)],
         state: vec![StateRow { tenant: tenant(1), key_index: [9; 32], sealed: vec![1] }],
         checkpoint: (1, 2),
+        ..FlushCommit::default()
     };
     store.flush(guard, commit).await?;
     Ok(guard)
@@ -249,6 +251,7 @@ async fn flush_is_seen_whole(store: &dyn Metadata) -> Result<(), MetadataError> 
         parts: vec![part(id, 1, 0, 5)],
         state: vec![state.clone()],
         checkpoint: (1, 2),
+        ..FlushCommit::default()
     };
     store.flush(guard, commit).await?;
     assert_eq!(store.segments().await?, vec![segment(tenant(1), 1)]);
@@ -257,6 +260,29 @@ async fn flush_is_seen_whole(store: &dyn Metadata) -> Result<(), MetadataError> 
     let gone = StateRow { sealed: vec![], ..state };
     store.flush(guard, FlushCommit { state: vec![gone], checkpoint: (1, 3), ..FlushCommit::default() }).await?;
     assert_eq!(store.state(SHARD).await?, vec![]);
+    Ok(())
+}
+
+async fn set_aside_stays_until_its_tenant_has_caught_up(store: &dyn Metadata) -> Result<(), MetadataError> {
+    let guard = take(store, 1).await?;
+    let row = |account, first| AsideRow {
+        shard: SHARD,
+        tenant: tenant(account),
+        first: (1, first),
+        last: (1, first + 1),
+        object_id: [first as u8; 32],
+        size: 10,
+        digest: [3; 32],
+    };
+    let aside = |rows: Vec<AsideRow>, checkpoint| FlushCommit { aside: rows, checkpoint, ..FlushCommit::default() };
+    store.flush(guard, aside(vec![row(2, 1), row(1, 1)], (1, 2))).await?;
+    store.flush(guard, aside(vec![row(1, 3)], (1, 4))).await?;
+    assert_eq!(store.aside().await?, vec![row(1, 1), row(1, 3), row(2, 1)]);
+    let caught_up = FlushCommit { caught_up: vec![tenant(1)], ..aside(vec![], (1, 5)) };
+    store.flush(guard, caught_up).await?;
+    assert_eq!(store.aside().await?, vec![row(2, 1)]);
+    store.shred_tenant(tenant(2), 1).await?;
+    assert_eq!(store.aside().await?, vec![]);
     Ok(())
 }
 

@@ -92,6 +92,8 @@ pub struct Readings {
     pub wal_bytes: Gauge<u64, AtomicU64>,
     /// Bytes in memory not yet in segments.
     pub tail_bytes: Gauge<u64, AtomicU64>,
+    /// Bytes of log entries set aside for tenants whose keys are away.
+    pub log_bytes_set_aside: Gauge<u64, AtomicU64>,
     /// Live segments.
     pub segments: Gauge<u64, AtomicU64>,
     /// Bytes of live segments.
@@ -184,6 +186,11 @@ impl Metrics {
             ("wal_entries_written", "Write-ahead log entries written since start", &readings.wal_entries),
             ("wal_written_bytes", "Write-ahead log bytes written since start", &readings.wal_bytes),
             ("tail_bytes", "Bytes of batches not yet in segments", &readings.tail_bytes),
+            (
+                "log_bytes_set_aside",
+                "Bytes of log entries set aside for tenants whose keys are away",
+                &readings.log_bytes_set_aside,
+            ),
             ("segments", "Live segments", &readings.segments),
             ("segment_bytes", "Bytes of live segments", &readings.segment_bytes),
             ("segment_cache_hits", "Segment frames found in the cache since start", &readings.cache_hits),

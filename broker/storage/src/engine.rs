@@ -162,16 +162,17 @@ impl Engine {
             cluster,
             rows: Arc::clone(&row_keys),
             topic_keys: Arc::clone(&topic_keys),
+            integrity: Arc::clone(&integrity),
             spare: Mutex::default(),
         });
         crate::anchor::check(&*metadata, &*objects).await?;
         if in_doubt.is_empty() {
             let swept = maintenance::sweep_orphans(&*metadata, &objects).await?;
             if swept > 0 {
-                tracing::info!(swept, "segments of unfinished flushes were deleted");
+                tracing::info!(swept, "objects of unfinished flushes were deleted");
             }
         } else {
-            tracing::warn!("segments that no row names are kept: rows may have been taken away");
+            tracing::warn!("objects that no row names are kept: rows may have been taken away");
         }
         let partitions = load_partitions(&*metadata, &in_doubt).await?;
         let mut highest = partitions.values().map(|partition| partition.shard.0.saturating_add(1)).max().unwrap_or(0);
@@ -214,6 +215,7 @@ impl Engine {
                 abandoned: AtomicBool::new(false),
                 tail_bytes: AtomicUsize::new(recovered.tail_bytes),
                 oldest: Mutex::new(recovered.oldest),
+                aside: Mutex::new(recovered.aside),
                 log_held: AtomicBool::new(!recovered.locked.is_empty()),
                 locked: Mutex::new(recovered.locked),
             });
@@ -669,6 +671,11 @@ impl Engine {
             wal_bytes: Counters::read(&counters.wal_bytes),
             wal_sync_nanos: Counters::read(&counters.wal_sync_nanos),
             tail_bytes: self.shards.iter().map(|handle| handle.shared.tail_bytes() as u64).sum(),
+            log_bytes_set_aside: self
+                .shards
+                .iter()
+                .flat_map(|handle| handle.shared.aside().values().map(|aside| aside.bytes).collect::<Vec<_>>())
+                .sum(),
             segments: segments.len() as u64,
             segment_bytes: segments.values().sum(),
             flush_failures: Counters::read(&counters.flush_failures),

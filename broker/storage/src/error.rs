@@ -163,6 +163,14 @@ pub enum OpenError {
         /// The one beside the objects.
         objects: (u64, u64),
     },
+    /// Entries set aside for one tenant are not what was written. That tenant's matter only.
+    #[error("entries set aside in `{object}` are not what was written: {}", .damage.word())]
+    SetAside {
+        /// The object.
+        object: String,
+        /// What is wrong.
+        damage: Damage,
+    },
     /// A sealed value does not open.
     #[error("{what} does not open: {source}")]
     Sealed {
@@ -188,6 +196,12 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether it keeps one tenant sealed and nobody else: its key is away, or what was set aside for it is damaged.
+    #[must_use]
+    pub const fn is_one_tenants(&self) -> bool {
+        self.key_is_away() || matches!(self, Self::SetAside { .. })
+    }
+
     /// Which of the installation's things is not what was written, when it is that.
     #[must_use]
     pub fn damaged(&self) -> Option<String> {

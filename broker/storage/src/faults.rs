@@ -18,7 +18,7 @@ use schloss_metadata::{Metadata, SqliteMetadata, TopicRow};
 use schloss_wire::batch::{self, BatchRules, Budget, KeyRule, TimeRule, ValidBatch};
 
 use crate::wal::entry::{Entry, HEADER_BYTES, Header};
-use crate::wal::{Replay, ReplayEnd, WalError, WalStore};
+use crate::wal::{Replay, ReplayEnd, WalError, WalReader, WalStore};
 use crate::{AppendError, Engine, EngineConfig, Foundation, LogConfig, OpenError, StateRecord};
 
 const NOW_MS: i64 = 1_700_000_000_000;
@@ -62,7 +62,7 @@ impl MemWal {
     }
 }
 
-impl WalStore for MemWal {
+impl WalReader for MemWal {
     fn epochs(&self) -> std::io::Result<Vec<u64>> {
         let mut epochs: Vec<u64> = self.log().entries.keys().map(|(epoch, _)| *epoch).collect();
         epochs.dedup();
@@ -77,6 +77,12 @@ impl WalStore for MemWal {
         });
         let last = log.entries.keys().rfind(|name| name.0 == epoch).map_or(0, |name| name.1);
         Ok(Replay { entries: entries.collect(), last, end: ReplayEnd::Open })
+    }
+}
+
+impl WalStore for MemWal {
+    fn reader(&self) -> Arc<dyn WalReader> {
+        Arc::new(self.clone())
     }
 
     fn create(&mut self, epoch: u64, seq: u64, bytes: &[u8]) -> Result<(), WalError> {
@@ -184,6 +190,8 @@ impl World {
     }
 }
 
+mod set_aside;
+
 async fn topic(engine: &Engine, owner: TenantId, number: u8) -> PartitionId {
     let topic_id = TopicId::from_bytes([number; 16]);
     let row =
@@ -285,6 +293,21 @@ async fn records_behind_a_deletion_inside_a_batch_survive_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn producer_whose_last_records_were_deleted_before_they_were_flushed_goes_on_after_a_crash() {
+    let mut world = World::new();
+    let engine = world.open().await;
+    let partition = topic(&engine, tenant(1), 1).await;
+    put(&engine, partition, batch(1, b"0", Some((9, 0, 0)))).await.unwrap();
+    engine.flush().await.unwrap();
+    put(&engine, partition, batch(1, b"1", Some((9, 0, 1)))).await.unwrap();
+    engine.delete_records(partition, 2).await.unwrap();
+    let engine = world.crash(engine).await;
+    assert_eq!(put(&engine, partition, batch(1, b"1", Some((9, 0, 1)))).await, Ok(1), "a repetition is told as one");
+    assert_eq!(put(&engine, partition, batch(1, b"2", Some((9, 0, 2)))).await, Ok(2));
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn batch_behind_a_refused_first_one_waits_for_it() {
     let world = World::new();
     let engine = world.open().await;
@@ -337,6 +360,7 @@ async fn tenant_whose_key_is_denied_stops_nobody_else() {
     for n in 0..3 {
         // The denied tenant's tail cannot be flushed; the other's is.
         assert_eq!(engine.flush().await, Err(AppendError::Key));
+        assert_eq!(world.wal.log().entries.len(), 1, "the log is collected up to its last entry");
         assert_eq!(world.objects().await, n + 1, "one object per flush, none left over");
         put(&engine, other, batch(1, b"more", None)).await.unwrap();
         // Its key in use is still young, but it may not fill the tail that others need.

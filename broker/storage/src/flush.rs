@@ -1,4 +1,5 @@
-//! Flush: tails become segments, and segments, changed state and the checkpoint become one transaction.
+//! Flush: tails become segments, and segments, changed state and the checkpoint become one transaction. What a tenant's key keeps from
+//! being sealed is set aside as the log has it, so that the log need not hold it ([`crate::aside`]).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -7,16 +8,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use schloss_core::{ClusterId, TenantId};
-use schloss_crypto::{EncryptionContext, KeyVault, Purpose, random_array, seal_value};
-use schloss_metadata::{FlushCommit, Metadata, MetadataError, PartRow, SegmentRow, StateRow};
+use schloss_crypto::{EncryptionContext, IntegrityKey, KeyVault, Purpose, random_array, seal_value};
+use schloss_metadata::{AsideRow, FlushCommit, Metadata, MetadataError, PartRow, SegmentRow, StateRow};
 
 use crate::anchor;
 use crate::append::own_key;
+use crate::aside::{self, Aside, Draft, Name};
 use crate::keys::{RowKeys, TenantKeys};
+use crate::locked::Locked;
 use crate::partition::{Part, Partition, TailBatch};
 use crate::segment::{self, Build, BuildPart, Built, Segment, object_path};
 use crate::shard::{OWN_STATE, STATE_PRODUCERS, ShardShared};
 use crate::topic_keys::{TopicKeyError, TopicKeys};
+use crate::wal::WalReader;
 
 /// Kind byte of state keys in the name index.
 const INDEX_STATE: u8 = 2;
@@ -33,8 +37,11 @@ pub struct FlushPlan {
     producers: Vec<Arc<Partition>>,
     /// First entry of each tenant that is not flushed.
     oldest: HashMap<TenantId, (u64, u64)>,
-    /// First entry with something that is still sealed since the start.
-    locked: Option<(u64, u64)>,
+    /// What is still sealed since the start.
+    locked: HashMap<TenantId, Arc<Locked>>,
+    /// What was set aside before.
+    aside: HashMap<TenantId, Aside>,
+    log: Arc<dyn WalReader>,
 }
 
 /// A flush that is committed.
@@ -46,7 +53,11 @@ pub struct FlushDone {
 
 impl FlushPlan {
     /// Called between entries by the shard's thread, so that everything agrees with the checkpoint.
-    pub fn gather(shared: &Arc<ShardShared>, checkpoint: (u64, u64), now_ms: i64) -> Self {
+    pub fn gather(shared: &Arc<ShardShared>, checkpoint: Name, now_ms: i64, log: Arc<dyn WalReader>) -> Self {
+        // One lock at a time.
+        let oldest = std::mem::take(&mut *shared.oldest());
+        let locked = shared.locked().clone();
+        let aside = shared.aside().clone();
         let mut plan = Self {
             shared: Arc::clone(shared),
             checkpoint,
@@ -54,8 +65,10 @@ impl FlushPlan {
             tails: HashMap::new(),
             state: Vec::new(),
             producers: Vec::new(),
-            oldest: std::mem::take(&mut *shared.oldest()),
-            locked: shared.locked().values().filter_map(|locked| locked.first()).min(),
+            oldest,
+            locked,
+            aside,
+            log,
         };
         let partitions: Vec<Arc<Partition>> =
             shared.partitions.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
@@ -94,8 +107,22 @@ impl FlushPlan {
         plan
     }
 
-    /// What was taken up of some tenants is due again.
-    fn give_back(&self, of: impl Fn(TenantId) -> bool) {
+    /// Tenants of which everything set aside is in memory, and so in this plan.
+    fn caught_up(&self) -> impl Iterator<Item = TenantId> {
+        self.aside.keys().copied().filter(|tenant| self.locked.get(tenant).is_none_or(|locked| locked.aside.is_empty()))
+    }
+
+    /// The first entry of a locked tenant that only the log and memory have.
+    fn locked_from(&self, tenant: TenantId, locked: &Locked) -> Option<Name> {
+        locked.first_behind(self.set_aside(tenant))
+    }
+
+    fn set_aside(&self, tenant: TenantId) -> Name {
+        self.aside.get(&tenant).map_or((0, 0), |aside| aside.last)
+    }
+
+    /// What was taken up of some tenants is due again; entries of those `set_aside` need the log no more.
+    fn give_back(&self, of: impl Fn(TenantId) -> bool, set_aside: &HashSet<TenantId>) {
         let mut states = self.shared.states();
         for (tenant, key, _) in
             self.state.iter().filter(|(tenant, key, _)| of(*tenant) && !key.starts_with(&[OWN_STATE, STATE_PRODUCERS]))
@@ -107,7 +134,7 @@ impl FlushPlan {
             partition.writer().producers_dirty = true;
         }
         let mut oldest = self.shared.oldest();
-        for (tenant, name) in self.oldest.iter().filter(|(tenant, _)| of(**tenant)) {
+        for (tenant, name) in self.oldest.iter().filter(|(tenant, _)| of(**tenant) && !set_aside.contains(*tenant)) {
             oldest.insert(*tenant, *name);
         }
     }
@@ -148,6 +175,7 @@ pub struct Flusher {
     pub cluster: ClusterId,
     pub rows: Arc<RowKeys>,
     pub topic_keys: Arc<TopicKeys>,
+    pub integrity: Arc<IntegrityKey>,
     /// Memory of the last segment, for the next: mapping and clearing it anew costs more than sealing. Holds nothing but
     /// sealed bytes.
     pub spare: Mutex<Vec<u8>>,
@@ -159,7 +187,7 @@ impl Flusher {
     pub async fn flush(&self, plan: FlushPlan) -> Result<FlushDone, String> {
         let done = self.commit(&plan).await;
         if done.is_err() {
-            plan.give_back(|_| true);
+            plan.give_back(|_| true, &HashSet::new());
         }
         done
     }
@@ -167,8 +195,10 @@ impl Flusher {
     async fn commit(&self, plan: &FlushPlan) -> Result<FlushDone, String> {
         let mut commit = FlushCommit { checkpoint: plan.checkpoint, ..FlushCommit::default() };
         let mut left: HashMap<TenantId, String> = HashMap::new();
-        let tenants: HashSet<TenantId> =
-            plan.tails.keys().copied().chain(plan.state.iter().map(|(tenant, _, _)| *tenant)).collect();
+        let caught_up: HashSet<TenantId> = plan.caught_up().collect();
+        let mut given_up = if caught_up.is_empty() { Vec::new() } else { self.rows_of(plan, &caught_up).await? };
+        let changed = plan.tails.keys().copied().chain(plan.state.iter().map(|(tenant, _, _)| *tenant));
+        let tenants: HashSet<TenantId> = changed.chain(caught_up.iter().copied()).collect();
         for tenant in tenants {
             // A tenant whose key is refused keeps its tail; the others' are not held up by it.
             match self.share(plan, tenant).await {
@@ -180,13 +210,29 @@ impl Flusher {
                 Err(reason) => drop(left.insert(tenant, reason)),
             }
         }
-        // Replay must still find what stays behind.
-        for name in left.keys().filter_map(|tenant| plan.oldest.get(tenant)).chain(&plan.locked) {
-            commit.checkpoint = commit.checkpoint.min((name.0, name.1.saturating_sub(1)));
+        given_up.retain(|row| !left.contains_key(&row.tenant));
+        commit.caught_up = caught_up.into_iter().filter(|tenant| !left.contains_key(tenant)).collect();
+        let mut set_aside: HashSet<TenantId> = left.keys().chain(plan.locked.keys()).copied().collect();
+        match self.set_aside(plan, &left).await {
+            Ok(rows) => commit.aside = rows,
+            Err(reason) => {
+                // Replay must still find what stays behind.
+                tracing::error!(
+                    shard = plan.shared.id.0,
+                    reason,
+                    "what cannot be flushed could not be set aside: the log holds it"
+                );
+                set_aside.clear();
+                let sealed = plan.locked.iter().filter_map(|(tenant, locked)| plan.locked_from(*tenant, locked));
+                for name in left.keys().filter_map(|tenant| plan.oldest.get(tenant).copied()).chain(sealed) {
+                    commit.checkpoint = commit.checkpoint.min((name.0, name.1.saturating_sub(1)));
+                }
+            }
         }
         let checkpoint = commit.checkpoint;
         plan.shared.log_held.store(checkpoint < plan.checkpoint, Ordering::Release);
         let (segments, parts) = (commit.segments.clone(), commit.parts.clone());
+        let (aside, caught_up) = (commit.aside.clone(), commit.caught_up.clone());
         // An engine that was dropped without a close leaves everything as a crash would.
         if plan.shared.abandoned.load(Ordering::Acquire) {
             return Err("the engine is gone".to_owned());
@@ -196,13 +242,66 @@ impl Flusher {
             // unknown: the objects may be in the manifest, and stay for the sweep to judge.
             if matches!(error, MetadataError::Full | MetadataError::Fenced) {
                 self.erase(&segments).await;
+                self.erase_aside(&aside).await;
             }
             return Err(error.to_string());
         }
         anchor::note(&*self.objects, plan.shared.id, checkpoint).await;
-        plan.give_back(|tenant| left.contains_key(&tenant));
+        plan.shared.aside().retain(|tenant, _| !caught_up.contains(tenant));
+        plan.give_back(|tenant| left.contains_key(&tenant), &set_aside);
+        plan.shared.was_set_aside(&set_aside, &aside, checkpoint);
         show(plan, &segments, &parts);
+        self.erase_aside(&given_up).await;
         Ok(FlushDone { checkpoint, left })
+    }
+
+    async fn rows_of(&self, plan: &FlushPlan, tenants: &HashSet<TenantId>) -> Result<Vec<AsideRow>, String> {
+        let mut rows = self.metadata.aside().await.map_err(|error| error.to_string())?;
+        rows.retain(|row| row.shard == plan.shared.id && tenants.contains(&row.tenant));
+        Ok(rows)
+    }
+
+    /// Puts what the log has of tenants that were left behind, and what is sealed since the start, into objects of their own.
+    async fn set_aside(&self, plan: &FlushPlan, left: &HashMap<TenantId, String>) -> Result<Vec<AsideRow>, String> {
+        let of_log: HashMap<TenantId, Name> = left
+            .keys()
+            .filter_map(|tenant| {
+                plan.oldest.get(tenant).map(|name| (*tenant, (*name).max(behind(plan.set_aside(*tenant)))))
+            })
+            .collect();
+        let mut drafts = HashMap::new();
+        if !of_log.is_empty() {
+            let (log, integrity) = (Arc::clone(&plan.log), Arc::clone(&self.integrity));
+            let (shard, until, wanted) = (plan.shared.id, plan.checkpoint, of_log.clone());
+            let read = tokio::task::spawn_blocking(move || aside::gather(&*log, shard, &wanted, until, &integrity));
+            drafts = read.await.map_err(|error| error.to_string())??;
+        }
+        // What the log gave of a tenant includes what is locked of it.
+        for (tenant, locked) in plan.locked.iter().filter(|(tenant, _)| !of_log.contains_key(*tenant)) {
+            let draft = drafts.entry(*tenant).or_insert_with(|| Draft::new(plan.shared.id, *tenant));
+            for section in locked.sections_behind(plan.set_aside(*tenant)) {
+                draft.push(section.entry, section.number, section.generation, &section.wrapped, &section.sealed);
+            }
+        }
+        let mut rows = Vec::new();
+        for draft in drafts.into_values() {
+            match draft.put(&*self.objects, plan.checkpoint).await {
+                Ok(row) => rows.extend(row),
+                Err(error) => {
+                    self.erase_aside(&rows).await;
+                    return Err(error.to_string());
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    async fn erase_aside(&self, rows: &[AsideRow]) {
+        for row in rows {
+            if let Err(error) = self.objects.delete(&aside::path(row)).await {
+                tracing::warn!(%error, "entries set aside that nobody needs stay until the next start");
+            }
+        }
     }
 
     /// One tenant's part of a commit.
@@ -298,6 +397,11 @@ impl Flusher {
         }
         Ok(rows)
     }
+}
+
+/// The entry after this one.
+fn behind((epoch, seq): Name) -> Name {
+    (epoch, seq.saturating_add(1))
 }
 
 fn seal_row(keys: &TenantKeys, tenant: TenantId, key: &[u8], value: Option<&[u8]>) -> StateRow {

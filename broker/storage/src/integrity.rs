@@ -40,6 +40,8 @@ pub enum Damage {
     Frame,
     /// A verified frame holds something else than whole batches.
     Batches,
+    /// Entries set aside for a tenant are not those that were written.
+    SetAside,
     /// Records between a partition's ends are in no segment and not in the log.
     Gap,
     /// Rows of the manifest are not what was written.
@@ -61,6 +63,7 @@ impl Damage {
             Self::Index => "index",
             Self::Frame => "frame",
             Self::Batches => "batches",
+            Self::SetAside => "set-aside entries",
             Self::Gap => "missing records",
             Self::Manifest => "manifest rows",
         }
@@ -114,6 +117,12 @@ impl Integrity {
         }
         let object = || format!("partition {} {}", partition.id.topic, partition.id.index);
         self.tell(counters, partition.tenant, place, object, error);
+    }
+
+    /// The same for an object of entries set aside.
+    pub fn report_aside(&self, counters: &Counters, tenant: TenantId, object: &str, damage: Damage) {
+        let place = schloss_crypto::digest::sha256(object.as_bytes());
+        self.tell(counters, tenant, place, || object.to_owned(), &ReadError::Damaged(damage));
     }
 
     fn tell(

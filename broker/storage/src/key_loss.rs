@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::engine::Engine;
 use crate::error::OpenError;
-use crate::locked::{self, InDoubt, Locked};
+use crate::locked::{InDoubt, Locked, Opener};
 use crate::shard::Command;
 
 impl Engine {
@@ -65,16 +65,18 @@ impl Engine {
             let locked: Option<Arc<Locked>> = handle.shared.locked().get(&tenant).cloned();
             let Some(locked) = locked else { continue };
             let keys = self.row_keys.get(tenant).await?;
-            let opened = locked::open(
-                handle.shared.id,
-                self.reader.cluster,
-                tenant,
-                &locked,
-                &keys,
-                &*self.metadata,
-                &*self.reader.vault,
-            )
-            .await?;
+            let opener = Opener {
+                shard: handle.shared.id,
+                cluster: self.reader.cluster,
+                metadata: &*self.metadata,
+                objects: &*self.objects,
+                vault: &*self.reader.vault,
+            };
+            let opened = opener.open(tenant, &locked, &keys).await.inspect_err(|error| {
+                if let OpenError::SetAside { object, damage } = error {
+                    self.reader.integrity.report_aside(&self.counters, tenant, object, *damage);
+                }
+            })?;
             let (reply, answer) = oneshot::channel();
             let stopped = || OpenError::Io {
                 what: "the shard has stopped",

@@ -17,6 +17,7 @@
 
 mod anchor;
 mod append;
+mod aside;
 mod by_time;
 mod early_keys;
 mod engine;

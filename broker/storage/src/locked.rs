@@ -4,20 +4,23 @@
 //! In: sealed sections of the log in order. Out, once the key is back: the same as a replay at start would have given.
 //!
 //! Invariants
-//! - While a tenant is locked, no checkpoint moves past its first sealed section.
+//! - While a tenant is locked, no checkpoint moves past its first sealed section, unless that is set aside.
 //! - A tenant is unlocked whole, between two entries of its shard.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use object_store::ObjectStore;
 use schloss_core::{ClusterId, PartitionId, ShardId, TenantId, TopicId};
 use schloss_crypto::{EncryptionContext, EntryId, KeyError, KeyVault, Purpose, WalKeys, WrappedKey, open_value};
-use schloss_metadata::{Metadata, StateRow};
+use schloss_metadata::{AsideRow, Metadata, StateRow};
 use schloss_wire::batch;
 
+use crate::aside;
 use crate::error::OpenError;
 use crate::flush::state_binding;
+use crate::integrity::Damage;
 use crate::keys::{KeyTrouble, TenantKeys};
 use crate::partition::{Partition, TailBatch};
 use crate::producer::{Cursor, Numbered, Producers};
@@ -34,15 +37,37 @@ pub struct SealedSection {
     pub sealed: Bytes,
 }
 
-/// Why a tenant's share stays sealed.
+impl SealedSection {
+    /// Epoch and sequence number of its entry.
+    pub fn name(&self) -> (u64, u64) {
+        (self.entry.epoch, self.entry.seq)
+    }
+}
+
+/// One tenant's share of a shard that could not be opened.
+#[derive(Clone, Debug)]
+pub struct Locked {
+    /// Why.
+    pub why: Why,
+    /// Its state rows of the manifest were not read either.
+    pub states: bool,
+    /// What is set aside and was not read; it comes before the sections.
+    pub aside: Vec<AsideRow>,
+    pub sections: Vec<SealedSection>,
+}
+
+/// Why a share stays sealed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Why {
-    /// Its KMS key; it is opened when that is back.
+    /// The KMS key cannot be used now.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// Its rows of the manifest are not what was written; it is not opened by this process.
     #[error(transparent)]
     Manifest(#[from] InDoubt),
+    /// What was set aside is not what was written.
+    #[error("entries set aside in `{object}` are not what was written: {}", .damage.word())]
+    SetAside { object: String, damage: Damage },
 }
 
 /// Rows of a tenant that are not what was written.
@@ -53,19 +78,15 @@ pub struct InDoubt {
     pub tables: Vec<String>,
 }
 
-/// One tenant's share of a shard that could not be opened.
-#[derive(Clone, Debug)]
-pub struct Locked {
-    pub why: Why,
-    /// Its state rows of the manifest were not read either.
-    pub states: bool,
-    pub sections: Vec<SealedSection>,
-}
-
 impl Locked {
-    /// The first entry that must stay in the log.
-    pub fn first(&self) -> Option<(u64, u64)> {
-        self.sections.first().map(|section| (section.entry.epoch, section.entry.seq))
+    /// The first entry behind `last` that must stay in the log.
+    pub fn first_behind(&self, last: (u64, u64)) -> Option<(u64, u64)> {
+        self.sections_behind(last).next().map(SealedSection::name)
+    }
+
+    /// Sections that are not set aside yet.
+    pub fn sections_behind(&self, last: (u64, u64)) -> impl Iterator<Item = &SealedSection> {
+        self.sections.iter().filter(move |section| section.name() > last)
     }
 }
 
@@ -77,49 +98,80 @@ pub fn key_is_away(trouble: &KeyTrouble) -> Option<KeyError> {
     }
 }
 
+/// A section's plaintext, with its entry's name.
+pub type Opened = ((u64, u64), Bytes);
+
 /// What was locked, opened.
 pub struct Unlocked {
     /// State rows of the manifest, in any order.
     pub states: Vec<(Bytes, Bytes)>,
     /// Sections in order, with their entries' names.
-    pub sections: Vec<((u64, u64), Bytes)>,
+    pub sections: Vec<Opened>,
 }
 
-/// Opens everything of a locked tenant. Changes nothing.
-pub async fn open(
-    shard: ShardId,
-    cluster: ClusterId,
-    tenant: TenantId,
-    locked: &Locked,
-    keys: &TenantKeys,
-    metadata: &dyn Metadata,
-    vault: &dyn KeyVault,
-) -> Result<Unlocked, OpenError> {
-    let mut states = Vec::new();
-    if locked.states {
-        for row in metadata.state(shard).await?.into_iter().filter(|row| row.tenant == tenant) {
-            states.extend(open_state_row(keys, &row)?);
+/// What opens a locked tenant's share of a shard.
+pub struct Opener<'a> {
+    pub shard: ShardId,
+    pub cluster: ClusterId,
+    pub metadata: &'a dyn Metadata,
+    pub objects: &'a dyn ObjectStore,
+    pub vault: &'a dyn KeyVault,
+}
+
+impl Opener<'_> {
+    /// Opens everything of a locked tenant. Changes nothing.
+    pub async fn open(&self, tenant: TenantId, locked: &Locked, keys: &TenantKeys) -> Result<Unlocked, OpenError> {
+        let mut states = Vec::new();
+        if locked.states {
+            for row in self.metadata.state(self.shard).await?.into_iter().filter(|row| row.tenant == tenant) {
+                states.extend(open_state_row(keys, &row)?);
+            }
         }
+        let mut sections = self.open_aside(tenant, &locked.aside).await?;
+        sections.extend(self.open_sections(tenant, &locked.sections).await?);
+        Ok(Unlocked { states, sections })
     }
-    let mut opened: HashMap<&[u8], WalKeys> = HashMap::new();
-    let mut sections = Vec::with_capacity(locked.sections.len());
-    for section in &locked.sections {
-        if !opened.contains_key(section.wrapped.as_slice()) {
-            let key = epoch_key(cluster, tenant, section.entry, section.generation, &section.wrapped, vault).await?;
-            opened.insert(&section.wrapped, key);
+
+    /// Opens what is set aside, all of it or nothing.
+    pub async fn open_aside(&self, tenant: TenantId, rows: &[AsideRow]) -> Result<Vec<Opened>, OpenError> {
+        let mut all = Vec::new();
+        for row in rows {
+            let sections = aside::read(self.objects, row).await?;
+            let opened = self.open_sections(tenant, &sections).await.map_err(|error| match error {
+                error if error.key_is_away() => error,
+                error @ (OpenError::Metadata(_) | OpenError::Io { .. }) => error,
+                // The manifest vouches for the object, and it still does not open: both were altered, or one put in another's place.
+                _ => aside::damaged(row, Damage::SetAside),
+            })?;
+            all.extend(opened);
         }
-        let EntryId { shard, epoch, seq } = section.entry;
-        let damaged = |what| OpenError::Damaged { shard, epoch, seq, what };
-        let keys = opened.get(section.wrapped.as_slice()).ok_or_else(|| damaged("a key is missing"))?;
-        let plain = keys
-            .open_section(section.entry, section.number, tenant.to_bytes(), BytesMut::from(&section.sealed[..]))
-            .map_err(|_| damaged("a section does not open: it was altered"))?;
-        if entry::items(&plain).is_none() {
-            return Err(damaged("an item is malformed"));
-        }
-        sections.push(((epoch, seq), plain));
+        Ok(all)
     }
-    Ok(Unlocked { states, sections })
+
+    async fn open_sections(&self, tenant: TenantId, sealed: &[SealedSection]) -> Result<Vec<Opened>, OpenError> {
+        let mut keys: HashMap<&[u8], WalKeys> = HashMap::new();
+        let mut sections = Vec::with_capacity(sealed.len());
+        for section in sealed {
+            let wrapped = section.wrapped.as_slice();
+            if !keys.contains_key(wrapped) {
+                let key =
+                    epoch_key(self.cluster, tenant, section.entry, section.generation, wrapped, self.vault).await?;
+                keys.insert(wrapped, key);
+            }
+            let EntryId { shard, epoch, seq } = section.entry;
+            let damaged = |what| OpenError::Damaged { shard, epoch, seq, what };
+            let plain = keys
+                .get(wrapped)
+                .ok_or_else(|| damaged("a key is missing"))?
+                .open_section(section.entry, section.number, tenant.to_bytes(), BytesMut::from(&section.sealed[..]))
+                .map_err(|_| damaged("a section does not open: it was altered"))?;
+            if entry::items(&plain).is_none() {
+                return Err(damaged("an item is malformed"));
+            }
+            sections.push((section.name(), plain));
+        }
+        Ok(sections)
+    }
 }
 
 /// The epoch key of a section.
@@ -205,10 +257,9 @@ fn replay_batch(partition: &Partition, bytes: Bytes, appended_ms: i64) -> Option
     let header = stored.header;
     let mut writer = partition.writer();
     // By its end: a deletion may have moved the log start into the middle of a batch that only the log holds.
-    if header.last_offset() < writer.next_offset {
-        return Some(0);
-    }
-    if header.producer_id >= 0 {
+    let passed = header.last_offset() < writer.next_offset;
+    // One that a segment holds is known of its producer too; one deleted before it was flushed is not, and the producer goes on behind it.
+    if header.producer_id >= 0 && !(passed && writer.producers.knows(header.producer_id, header.base_offset)) {
         let numbered = Numbered {
             producer_id: header.producer_id,
             epoch: header.producer_epoch,
@@ -217,6 +268,9 @@ fn replay_batch(partition: &Partition, bytes: Bytes, appended_ms: i64) -> Option
         };
         writer.producers.append(&numbered, header.base_offset, appended_ms);
         writer.producers_dirty = true;
+    }
+    if passed {
+        return Some(0);
     }
     writer.next_offset = header.last_offset().saturating_add(1);
     drop(writer);

@@ -9,6 +9,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use schloss_core::TenantId;
 use schloss_metadata::{Metadata, MetadataError};
 
+use crate::aside;
 use crate::locked::InDoubt;
 use crate::partition::{Inner, Partition};
 use crate::segment::object_path;
@@ -83,18 +84,21 @@ pub async fn erase_garbage(
     Ok(count)
 }
 
-/// Deletes objects that no row names: flushes that did not come to their commit. Only at start, before anything is written.
+/// Deletes objects of segments and of entries set aside that no row names: flushes that did not come to their commit. Only at start, before anything is written.
 pub async fn sweep_orphans(metadata: &dyn Metadata, objects: &Arc<dyn ObjectStore>) -> Result<usize, MetadataError> {
     let mut known: HashSet<Path> =
         metadata.segments().await?.iter().map(|row| object_path(row.tenant, &row.object_id)).collect();
     known.extend(metadata.garbage(i64::MAX, &[]).await?.iter().map(|row| object_path(row.tenant, &row.object_id)));
-    let listed: Vec<_> = match objects.list(Some(&Path::from("seg"))).try_collect().await {
-        Ok(listed) => listed,
-        Err(error) => {
-            tracing::warn!(%error, "segments could not be listed; orphans stay until the next start");
-            return Ok(0);
+    known.extend(metadata.aside().await?.iter().map(aside::path));
+    let mut listed = Vec::new();
+    for folder in ["seg", aside::FOLDER] {
+        match objects.list(Some(&Path::from(folder))).try_collect::<Vec<_>>().await {
+            Ok(found) => listed.extend(found),
+            Err(error) => {
+                tracing::warn!(%error, folder, "objects could not be listed; orphans stay until the next start")
+            }
         }
-    };
+    }
     let mut swept = 0_usize;
     for meta in listed.into_iter().filter(|meta| !known.contains(&meta.location)) {
         match objects.delete(&meta.location).await {

@@ -95,6 +95,12 @@ impl Producers {
         }
     }
 
+    /// Whether a producer's batch at this offset, or a later one, is remembered.
+    pub fn knows(&self, producer_id: i64, base_offset: i64) -> bool {
+        let last = self.by_id.get(&producer_id).and_then(|producer| producer.batches.back());
+        last.is_some_and(|last| last.base_offset >= base_offset)
+    }
+
     /// Remembers an appended batch; gives back what was there, to undo.
     pub fn append(&mut self, batch: &Numbered, base_offset: i64, appended_ms: i64) -> Option<Producer> {
         let old = self.by_id.get(&batch.producer_id).cloned();

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use schloss_core::{ClusterId, PartitionId, ShardId, TenantId};
 use schloss_crypto::{EntryId, IntegrityKey, KeyError, KeyVault, WalKeys, random_array};
-use schloss_metadata::{Metadata, ShardGuard};
+use schloss_metadata::{AsideRow, Metadata, ShardGuard};
 
+use crate::aside::Aside;
 use crate::early_keys::EarlyKeys;
 use crate::error::OpenError;
 use crate::flush::Flusher;
-use crate::locked::{self, InDoubt, Locked, SealedSection, Why};
+use crate::locked::{self, InDoubt, Locked, Opener, SealedSection, Why};
 use crate::partition::Partition;
 use crate::shard::States;
 use crate::wal::entry::{self, Entry, Header, Kind};
@@ -30,6 +31,7 @@ pub struct Recovered {
     pub tail_bytes: usize,
     pub oldest: HashMap<TenantId, (u64, u64)>,
     pub locked: HashMap<TenantId, Arc<Locked>>,
+    pub aside: HashMap<TenantId, Aside>,
     /// Epochs whose files are still needed.
     pub epochs_behind: usize,
 }
@@ -75,11 +77,13 @@ impl Recovery<'_> {
             last_digest: [0; 32],
             tail_bytes: 0,
             oldest: HashMap::new(),
+            aside: HashMap::new(),
         };
         for (tenant, doubt) in self.in_doubt {
             self.lock(*tenant, doubt.clone().into(), &mut replayed).states = true;
         }
         self.load_states(&mut replayed).await?;
+        self.load_aside(&mut replayed).await?;
         let mut sealed = Vec::new();
         for epoch in epochs.into_iter().filter(|epoch| *epoch >= row.checkpoint.0) {
             let after = if epoch == row.checkpoint.0 { row.checkpoint.1 } else { 0 };
@@ -138,6 +142,7 @@ impl Recovery<'_> {
             tail_bytes: replayed.tail_bytes,
             oldest: replayed.oldest,
             locked: replayed.locked.into_iter().map(|(tenant, locked)| (tenant, Arc::new(locked))).collect(),
+            aside: replayed.aside,
             epochs_behind,
         })
     }
@@ -180,10 +185,52 @@ impl Recovery<'_> {
         Ok(())
     }
 
+    /// What was set aside comes before a tenant's sections of the log. Where it cannot be opened it stays where it is.
+    async fn load_aside(&self, replayed: &mut Replayed) -> Result<(), OpenError> {
+        let mut rows: HashMap<TenantId, Vec<AsideRow>> = HashMap::new();
+        for row in self.metadata.aside().await?.into_iter().filter(|row| row.shard == self.shard) {
+            replayed.aside.entry(row.tenant).or_default().add(&row);
+            rows.entry(row.tenant).or_default().push(row);
+        }
+        let opener = Opener {
+            shard: self.shard,
+            cluster: self.cluster,
+            metadata: self.metadata,
+            objects: &*self.flusher.objects,
+            vault: &**self.vault,
+        };
+        let tenants = rows.keys().copied().filter(|tenant| !replayed.locked.contains_key(tenant));
+        self.early.open_row_keys(tenants, &self.flusher.rows).await;
+        for (tenant, rows) in rows {
+            if let Some(why) = self.early.away(tenant) {
+                self.lock(tenant, why.into(), replayed);
+            }
+            if let Some(locked) = replayed.locked.get_mut(&tenant) {
+                locked.aside = rows;
+                continue;
+            }
+            let why = match opener.open_aside(tenant, &rows).await {
+                Ok(sections) => {
+                    for ((epoch, seq), plain) in sections {
+                        let added = locked::replay_section(self.partitions, &mut replayed.states, tenant, &plain)
+                            .ok_or_else(|| self.damaged(epoch, seq, "an item is malformed"))?;
+                        replayed.tail_bytes = replayed.tail_bytes.saturating_add(added);
+                    }
+                    continue;
+                }
+                Err(OpenError::Key(why @ (KeyError::Denied { .. } | KeyError::Unreachable { .. }))) => Why::Key(why),
+                Err(OpenError::SetAside { object, damage }) => Why::SetAside { object, damage },
+                Err(error) => return Err(error),
+            };
+            self.lock(tenant, why, replayed).aside = rows;
+        }
+        Ok(())
+    }
+
     fn lock<'r>(&self, tenant: TenantId, why: Why, replayed: &'r mut Replayed) -> &'r mut Locked {
         replayed.locked.entry(tenant).or_insert_with(|| {
             tracing::error!(shard = self.shard.0, %tenant, %why, "a tenant's records stay sealed");
-            Locked { why, states: false, sections: Vec::new() }
+            Locked { why, states: false, aside: Vec::new(), sections: Vec::new() }
         })
     }
 
@@ -288,4 +335,5 @@ struct Replayed {
     last_digest: [u8; 32],
     tail_bytes: usize,
     oldest: HashMap<TenantId, (u64, u64)>,
+    aside: HashMap<TenantId, Aside>,
 }

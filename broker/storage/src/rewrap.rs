@@ -34,8 +34,8 @@ pub struct Rewrapped {
     pub rewrapped: u64,
     /// Keys that were under the right KMS key already.
     pub kept: u64,
-    /// The log still holds sections under older keys: another tenant's key is away and holds the checkpoint back. The old
-    /// KMS key must stay enabled until a later run says otherwise.
+    /// The log, or what is set aside of the tenant, still holds sections under older keys. The old KMS key must stay enabled until a later
+    /// run says otherwise.
     pub log_held: bool,
 }
 
@@ -71,7 +71,7 @@ impl Engine {
             drop(handle.commands.send(Command::Forget(tenant)));
         }
         self.flush_all_before().await?;
-        done.log_held = self.shards.iter().any(|handle| handle.shared.log_held.load(Ordering::Acquire));
+        done.log_held = self.log_is_held() || self.has_set_aside(tenant);
         let rows = self.metadata.all_keys(tenant.to_bytes()).await.map_err(KeyTrouble::from)?;
         let segments = self.segments_of(tenant);
         let of = (rows.len().saturating_add(segments.len())) as u64;
@@ -112,6 +112,20 @@ impl Engine {
     /// A shard has stopped, or the disk is full.
     pub async fn flush_now(&self) -> Result<(), AppendError> {
         self.flush_all_before().await
+    }
+
+    /// The same, and what those tenants have is set aside: afterwards nothing acknowledged before the call is in the log alone.
+    ///
+    /// # Errors
+    /// A shard has stopped, or the disk is full.
+    pub async fn flush_or_set_aside(&self) -> Result<(), AppendError> {
+        self.flush_all_before().await?;
+        if self.log_is_held() { Err(AppendError::Full) } else { Ok(()) }
+    }
+
+    /// Whether the log alone holds something that could neither be flushed nor set aside.
+    pub(crate) fn log_is_held(&self) -> bool {
+        self.shards.iter().any(|handle| handle.shared.log_held.load(Ordering::Acquire))
     }
 
     /// Flushes everything acknowledged before the call. A flush that was under way answers for the first one.

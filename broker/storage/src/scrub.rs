@@ -1,4 +1,4 @@
-//! The scrub: reads every live segment and checks all of it, before a client asks for a record that is not there any more.
+//! The scrub: reads every live segment, and what is set aside, and checks all of it, before a client asks for a record that is not there any more.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -7,8 +7,9 @@ use schloss_core::TenantId;
 use schloss_crypto::random_array;
 use tokio::sync::watch;
 
+use crate::aside;
 use crate::engine::Engine;
-use crate::error::ReadError;
+use crate::error::{OpenError, ReadError};
 use crate::integrity::Damage;
 use crate::segment::Segment;
 use crate::stats::Counters;
@@ -37,7 +38,7 @@ pub fn in_background(engine: Weak<Engine>, every: Duration) -> tokio::task::Join
 /// What a scrub found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scrubbed {
-    /// Segments that are what was written.
+    /// Objects that are what was written.
     pub good: u64,
     /// Objects that are not, and what is wrong with each.
     pub damaged: Vec<(String, &'static str)>,
@@ -48,7 +49,8 @@ pub struct Scrubbed {
 }
 
 impl Engine {
-    /// Checks all live segments, of one tenant or all: header, footer, and every frame opened.
+    /// Checks all live segments, of one tenant or all: header, footer, and every frame opened. Of what is set aside, whose keys are
+    /// away, the digest.
     pub async fn scrub(
         &self,
         tenant: Option<TenantId>,
@@ -82,7 +84,30 @@ impl Engine {
             progress.send_replace((n, of));
             tokio::time::sleep(Duration::from_secs_f64(segment.row.size as f64 / bytes_per_second.max(1) as f64)).await;
         }
+        self.check_set_aside(tenant, &mut found).await;
         found
+    }
+
+    async fn check_set_aside(&self, tenant: Option<TenantId>, found: &mut Scrubbed) {
+        let rows = match self.metadata.aside().await {
+            Ok(rows) => rows,
+            Err(error) => return found.unread.push((aside::FOLDER.to_owned(), error.to_string())),
+        };
+        for row in rows.into_iter().filter(|row| tenant.is_none_or(|tenant| row.tenant == tenant)) {
+            found.bytes = found.bytes.saturating_add(row.size);
+            match aside::read(&*self.objects, &row).await {
+                Ok(_) => found.good = found.good.saturating_add(1),
+                Err(OpenError::SetAside { object, damage }) => {
+                    // One that was given up since the rows were read is gone rightly.
+                    let stands = self.metadata.aside().await.is_ok_and(|rows| rows.contains(&row));
+                    if stands {
+                        self.reader.integrity.report_aside(&self.counters, row.tenant, &object, damage);
+                        found.damaged.push((object, damage.word()));
+                    }
+                }
+                Err(error) => found.unread.push((aside::path(&row).to_string(), error.to_string())),
+            }
+        }
     }
 
     fn tenants_with_records(&self) -> Vec<TenantId> {

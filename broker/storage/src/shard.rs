@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use schloss_core::{Clock, ClusterId, ShardId, TenantId};
 use schloss_crypto::{EncryptionContext, EntryId, IntegrityKey, KeyError, KeyVault, Purpose, Standing, WalKeys};
-use schloss_metadata::ShardGuard;
+use schloss_metadata::{AsideRow, ShardGuard};
 use schloss_wire::batch::ValidBatch;
 use tokio::sync::oneshot;
 
 use crate::append::numbered;
+use crate::aside::{Aside, Name};
 use crate::epoch_keys::{EpochKey, EpochKeys, Owner};
 use crate::error::AppendError;
 use crate::flush::{self, FlushDone, FlushPlan};
@@ -130,7 +131,9 @@ pub struct ShardShared {
     pub oldest: Mutex<HashMap<TenantId, (u64, u64)>>,
     /// Tenants whose share could not be opened at start.
     pub locked: Mutex<HashMap<TenantId, Arc<Locked>>>,
-    /// The last flush could not move the checkpoint to its end: a tenant's key is away.
+    /// What is set aside, by tenant. Held while `oldest` is brought in line with it.
+    pub aside: Mutex<HashMap<TenantId, Aside>>,
+    /// The last flush could not move the checkpoint to its end: a tenant's share could neither be flushed nor set aside.
     pub log_held: AtomicBool,
 }
 
@@ -163,6 +166,38 @@ impl ShardShared {
 
     pub fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<TenantId, Arc<Locked>>> {
         self.locked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn aside(&self) -> std::sync::MutexGuard<'_, HashMap<TenantId, Aside>> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes set aside for a tenant.
+    pub fn aside_bytes(&self, tenant: TenantId) -> u64 {
+        self.aside().get(&tenant).map_or(0, |aside| aside.bytes)
+    }
+
+    /// Everything of these tenants up to `checkpoint` needs the log no more; for those still locked the objects are where it is.
+    pub fn was_set_aside(&self, tenants: &HashSet<TenantId>, rows: &[AsideRow], checkpoint: Name) {
+        let mut aside = self.aside();
+        for row in rows {
+            aside.entry(row.tenant).or_default().add(row);
+        }
+        let mut oldest = self.oldest();
+        for tenant in tenants {
+            if let Some(name) = oldest.get_mut(tenant) {
+                *name = (*name).max((checkpoint.0, checkpoint.1.saturating_add(1)));
+            }
+        }
+        drop(oldest);
+        let mut all = self.locked();
+        for row in rows {
+            if let Some(locked) = all.get_mut(&row.tenant) {
+                let mut moved = Locked { sections: Vec::new(), ..Locked::clone(locked) };
+                moved.aside.push(row.clone());
+                *locked = Arc::new(moved);
+            }
+        }
     }
 
     pub fn states(&self) -> std::sync::MutexGuard<'_, States> {
@@ -239,7 +274,8 @@ struct Run {
     flush_failed: Option<Instant>,
     flush_waiters: Vec<oneshot::Sender<Result<(), AppendError>>>,
     /// Tenants whose share of the last flush could not be sealed: they may not fill a tail that others need.
-    unflushed: HashSet<TenantId>,
+    /// With the bytes they have written since.
+    unflushed: HashMap<TenantId, u64>,
     oldest_unflushed: Option<Instant>,
     /// Of the last flush since the start.
     checkpoint: (u64, u64),
@@ -263,7 +299,7 @@ pub fn run(shard: Shard) {
         flushing: false,
         flush_failed: None,
         flush_waiters: Vec::new(),
-        unflushed: HashSet::new(),
+        unflushed: HashMap::new(),
         oldest_unflushed,
         checkpoint: (0, 0),
         left_bytes: 0,
@@ -330,10 +366,7 @@ impl Run {
         if self.shard.shared.stopped.load(Ordering::Acquire) {
             return refuse(command, &AppendError::Stopped);
         }
-        // What cannot be flushed may take half of the tail, so that a short outage of its key is not noticed.
-        if self.unflushed.contains(&owner.tenant)
-            && self.shard.shared.tail_bytes() >= self.shard.limits.tail_bytes_max / 2
-        {
+        if self.holds_its_share(owner.tenant) {
             return refuse(command, &AppendError::Key);
         }
         // INVARIANT: who came later never passes who is held, also when room appears before the flush is told of.
@@ -358,6 +391,14 @@ impl Run {
         }
         self.gathered_bytes = self.gathered_bytes.saturating_add(bytes);
         self.gathering.push(command);
+    }
+
+    /// What cannot be flushed may take half of the tail, and as much set aside, so that a short outage of its key is not noticed.
+    fn holds_its_share(&self, tenant: TenantId) -> bool {
+        let Some(written) = self.unflushed.get(&tenant) else { return false };
+        let shared = &self.shard.shared;
+        let half = self.shard.limits.tail_bytes_max / 2;
+        shared.tail_bytes() >= half || shared.aside_bytes(tenant).saturating_add(*written) >= half as u64
     }
 
     fn ask_key(&mut self, owner: Owner) {
@@ -422,12 +463,16 @@ impl Run {
             locked::apply_own(&partitions, &key, Some(&value));
             states.live.entry(tenant).or_default().insert(key, value);
         }
+        let aside = shared.aside();
+        let set_aside = aside.get(&tenant).map_or((0, 0), |aside| aside.last);
         for (name, plain) in opened.sections {
             let added = locked::replay_section(&partitions, &mut states, tenant, &plain).ok_or(AppendError::Stopped)?;
             shared.tail_bytes.fetch_add(added, Ordering::AcqRel);
-            shared.oldest().entry(tenant).or_insert(name);
+            if name > set_aside {
+                shared.oldest().entry(tenant).or_insert(name);
+            }
         }
-        drop(states);
+        drop((aside, states));
         shared.locked().remove(&tenant);
         self.oldest_unflushed.get_or_insert_with(Instant::now);
         Ok(())
@@ -562,6 +607,9 @@ impl Run {
             entry::end_section(&mut self.body, start);
             let bytes = self.body.len().saturating_sub(start);
             self.keys.sealed(&owner, bytes);
+            if let Some(written) = self.unflushed.get_mut(&tenant) {
+                *written = written.saturating_add(self.body.len().saturating_sub(begun) as u64);
+            }
             section = section.saturating_add(1);
         }
         true
@@ -656,6 +704,7 @@ impl Run {
             &self.shard.shared,
             (self.shard.shared.epoch, self.shard.last.0),
             self.shard.clock.now_ms(),
+            self.shard.wal.reader(),
         );
         self.flushing = true;
         self.oldest_unflushed = None;
@@ -685,7 +734,7 @@ impl Run {
                 for (tenant, reason) in &done.left {
                     tracing::warn!(shard = self.shard.shared.id.0, %tenant, reason, "a tenant's tail could not be flushed and is tried again");
                 }
-                self.unflushed = done.left.into_keys().collect();
+                self.unflushed = done.left.into_keys().map(|tenant| (tenant, 0)).collect();
                 waiters.into_iter().for_each(|waiter| drop(waiter.send(answer.clone())));
             }
             Err(reason) => {

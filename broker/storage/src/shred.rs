@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering;
 
 use object_store::ObjectStoreExt;
 use schloss_core::{PartitionId, TenantId, TopicId};
-use schloss_metadata::MetadataError;
+use schloss_metadata::{AsideRow, MetadataError};
 use tokio::sync::oneshot;
 
+use crate::aside;
 use crate::engine::Engine;
 use crate::error::{AppendError, LogError};
 use crate::keys::KeyTrouble;
@@ -30,8 +31,8 @@ pub struct Shredded {
     pub objects: u64,
     /// Topics' own keys.
     pub topic_keys: u64,
-    /// The log's files were emptied too. False when another tenant's key is away and holds the log back: its sections go
-    /// when that key is back.
+    /// The log's files were emptied too, and nothing of the topic or tenant is set aside. False while the tenant's own key is away, or
+    /// something could not be set aside and holds the log: run it again when it can.
     pub log_purged: bool,
 }
 
@@ -81,9 +82,15 @@ impl Engine {
             self.rewrite_segment(&segment, key_ref.as_deref()).await?;
         }
         self.erase_now().await?;
-        done.log_purged = self.purge_log().await?;
+        // What is set aside of the tenant may hold the topic's records, under the tenant's key alone.
+        done.log_purged = self.purge_log().await? && !self.has_set_aside(tenant);
         self.metadata.scrub_deleted().await?;
         Ok(done)
+    }
+
+    /// Whether something of a tenant is set aside.
+    pub(crate) fn has_set_aside(&self, tenant: TenantId) -> bool {
+        self.shards.iter().any(|handle| handle.shared.aside_bytes(tenant) > 0)
     }
 
     /// Shreds everything of a tenant. Nobody may use it any more.
@@ -97,12 +104,21 @@ impl Engine {
         let segments: Vec<_> = self.metadata.segments().await?;
         let objects: Vec<_> = segments.into_iter().filter(|row| row.tenant == tenant).collect();
         done.objects = objects.len() as u64;
+        let mut aside = self.set_aside_of(tenant).await?;
         self.forget_keys(tenant);
         self.forget_partitions(tenant);
         self.metadata.shred_tenant(tenant, self.clock.now_ms()).await?;
         // A flush that was under way may have committed rows in between.
         self.flush_all_before().await?;
+        // Nor may it give back to memory, or have set aside, what it had taken up.
+        self.forget_partitions(tenant);
+        aside.extend(self.set_aside_of(tenant).await?);
         self.metadata.shred_tenant(tenant, self.clock.now_ms()).await?;
+        for row in aside {
+            if let Err(error) = self.objects.delete(&aside::path(&row)).await {
+                tracing::debug!(%error, "entries set aside are gone already, or are swept at the next start");
+            }
+        }
         for row in objects {
             if let Err(error) = self.objects.delete(&object_path(tenant, &row.object_id)).await {
                 tracing::debug!(%error, "an object is erased with the garbage");
@@ -112,6 +128,12 @@ impl Engine {
         done.log_purged = self.purge_log().await?;
         self.metadata.scrub_deleted().await?;
         Ok(done)
+    }
+
+    async fn set_aside_of(&self, tenant: TenantId) -> Result<Vec<AsideRow>, MetadataError> {
+        let mut rows = self.metadata.aside().await?;
+        rows.retain(|row| row.tenant == tenant);
+        Ok(rows)
     }
 
     fn objects_topics(&self, object: [u8; 32]) -> std::collections::HashSet<TopicId> {
@@ -138,6 +160,7 @@ impl Engine {
         }
         for handle in &self.shards {
             handle.shared.locked().remove(&tenant);
+            handle.shared.aside().remove(&tenant);
             handle.shared.oldest().remove(&tenant);
             let mut states = handle.shared.states();
             states.live.remove(&tenant);

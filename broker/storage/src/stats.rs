@@ -28,6 +28,8 @@ pub struct EngineStats {
     pub wal_sync_nanos: u64,
     /// Bytes of batches not yet in segments.
     pub tail_bytes: u64,
+    /// Bytes of log entries set aside for tenants whose keys are away.
+    pub log_bytes_set_aside: u64,
     /// Live segments.
     pub segments: u64,
     /// Their bytes.

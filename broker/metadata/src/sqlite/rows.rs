@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use schloss_core::{PartitionId, ShardId, TenantId, TopicId};
 
 use super::translate;
-use crate::{MetadataError, PartRow, PartitionRow, SegmentRow, ShardGuard, StateRow, TopicRow};
+use crate::{AsideRow, FlushCommit, MetadataError, PartRow, PartitionRow, SegmentRow, ShardGuard, StateRow, TopicRow};
 
 pub fn tenant_number(tenant: TenantId) -> i64 {
     i64::try_from(tenant.account()).unwrap_or(i64::MAX)
@@ -134,6 +134,19 @@ pub fn read_segment(row: &rusqlite::Row<'_>) -> Result<SegmentRow, MetadataError
     })
 }
 
+pub fn read_aside(row: &rusqlite::Row<'_>) -> Result<AsideRow, MetadataError> {
+    let number = |at| unsigned(column(row, at)?, "aside");
+    Ok(AsideRow {
+        shard: ShardId(column(row, 0)?),
+        tenant: tenant_of(column(row, 1)?, "aside")?,
+        first: (number(2)?, number(3)?),
+        last: (number(4)?, number(5)?),
+        object_id: column(row, 6)?,
+        size: number(7)?,
+        digest: column(row, 8)?,
+    })
+}
+
 /// Parts of a topic that was deleted meanwhile, or wholly below a log start that moved meanwhile, are left out; their segment
 /// becomes garbage when nothing else is in it.
 pub fn flush_parts(sql: &Transaction<'_>, parts: &[PartRow], now_ms: i64) -> Result<(), MetadataError> {
@@ -179,6 +192,33 @@ pub fn flush_state(sql: &Transaction<'_>, shard: ShardId, rows: &[StateRow]) -> 
         } else {
             put.execute(params![shard.0, tenant_number(row.tenant), row.key_index, row.sealed]).map_err(translate)?;
         }
+    }
+    Ok(())
+}
+
+pub fn flush_aside(sql: &Transaction<'_>, shard: ShardId, commit: &FlushCommit) -> Result<(), MetadataError> {
+    for tenant in &commit.caught_up {
+        sql.execute("DELETE FROM aside WHERE shard = ?1 AND tenant = ?2", params![shard.0, tenant_number(*tenant)])
+            .map_err(translate)?;
+    }
+    for row in &commit.aside {
+        let ((first_epoch, first_seq), (last_epoch, last_seq)) = (row.first, row.last);
+        sql.execute(
+            "INSERT INTO aside (shard, tenant, first_epoch, first_seq, last_epoch, last_seq, object_id, size, digest)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            params![
+                shard.0,
+                tenant_number(row.tenant),
+                signed(first_epoch),
+                signed(first_seq),
+                signed(last_epoch),
+                signed(last_seq),
+                row.object_id,
+                signed(row.size),
+                row.digest
+            ],
+        )
+        .map_err(translate)?;
     }
     Ok(())
 }

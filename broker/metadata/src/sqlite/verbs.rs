@@ -4,13 +4,13 @@ use rusqlite::{OptionalExtension, params};
 use schloss_core::{PartitionId, ShardId, TenantId, TopicId};
 
 use super::rows::{
-    collect_unneeded, column, flush_parts, flush_state, guard, insert_partitions, insert_segment, list, read_part,
-    read_segment, read_topic, signed, tenant_number, tenant_of, unsigned,
+    collect_unneeded, column, flush_aside, flush_parts, flush_state, guard, insert_partitions, insert_segment, list,
+    read_aside, read_part, read_segment, read_topic, signed, tenant_number, tenant_of, unsigned,
 };
 use super::{SqliteMetadata, translate};
 use crate::{
-    FlushCommit, GarbageRow, KeyRow, Metadata, MetadataError, PartRow, PartitionRow, SealedRow, SegmentRow, ShardGuard,
-    ShardRow, StateRow, TopicRow,
+    AsideRow, FlushCommit, GarbageRow, KeyRow, Metadata, MetadataError, PartRow, PartitionRow, SealedRow, SegmentRow,
+    ShardGuard, ShardRow, StateRow, TopicRow,
 };
 
 #[async_trait::async_trait]
@@ -210,7 +210,7 @@ impl Metadata for SqliteMetadata {
                 params![number, now_ms],
             )
             .map_err(translate)?;
-            for table in ["segment_parts", "segments", "partitions", "state", "topics", "sealed"] {
+            for table in ["segment_parts", "segments", "partitions", "state", "topics", "sealed", "aside"] {
                 sql.execute(&format!("DELETE FROM {table} WHERE tenant = ?1"), params![number]).map_err(translate)?;
             }
             sql.execute("DELETE FROM keys WHERE tenant = ?1", params![tenant.to_bytes()]).map_err(translate)?;
@@ -328,6 +328,19 @@ impl Metadata for SqliteMetadata {
         .await
     }
 
+    async fn aside(&self) -> Result<Vec<AsideRow>, MetadataError> {
+        self.run(|sql| {
+            list(
+                sql,
+                "SELECT shard, tenant, first_epoch, first_seq, last_epoch, last_seq, object_id, size, digest FROM aside
+                 ORDER BY shard, tenant, first_epoch, first_seq",
+                &[],
+                read_aside,
+            )
+        })
+        .await
+    }
+
     async fn flush(&self, held: ShardGuard, commit: FlushCommit) -> Result<(), MetadataError> {
         self.run(move |sql| {
             guard(sql, held)?;
@@ -337,6 +350,7 @@ impl Metadata for SqliteMetadata {
             let born_ms = commit.segments.iter().map(|row| row.born_ms).max().unwrap_or(0);
             flush_parts(sql, &commit.parts, born_ms)?;
             flush_state(sql, held.shard, &commit.state)?;
+            flush_aside(sql, held.shard, &commit)?;
             let (epoch, seq) = commit.checkpoint;
             sql.execute(
                 "UPDATE shards SET checkpoint_epoch = ?2, checkpoint_seq = ?3 WHERE shard = ?1",

@@ -8,11 +8,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::entry::{BODY_BYTES_MAX, Entry, HEADER_BYTES, Header, MAGIC, MAGIC_UNPROVED};
-use super::{Replay, ReplayEnd, WalError, WalStore};
+use super::{Replay, ReplayEnd, WalError, WalReader, WalStore};
 
 /// Size of a file; a larger entry gets a larger file.
 pub const FILE_BYTES: u64 = 32 * 1024 * 1024;
@@ -31,6 +32,12 @@ pub struct FileWal {
     shard: u32,
     open: Option<(u64, Open)>,
     file_bytes: u64,
+}
+
+/// A shard's log as it is read.
+struct FileLog {
+    folder: PathBuf,
+    shard: u32,
 }
 
 /// A file by its name.
@@ -52,20 +59,12 @@ impl FileWal {
         Ok(Self { folder: folder.to_owned(), shard, open: None, file_bytes })
     }
 
+    fn log(&self) -> FileLog {
+        FileLog { folder: self.folder.clone(), shard: self.shard }
+    }
+
     fn files(&self) -> io::Result<Vec<Named>> {
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(&self.folder)? {
-            let path = entry?.path();
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let Some((epoch, first)) = name.strip_suffix(".wal").and_then(|stem| stem.split_once('-')) else {
-                continue;
-            };
-            if let (Ok(epoch), Ok(first)) = (u64::from_str_radix(epoch, 16), u64::from_str_radix(first, 16)) {
-                files.push(Named { epoch, first, path });
-            }
-        }
-        files.sort();
-        Ok(files)
+        self.log().files()
     }
 
     fn spares(&self) -> io::Result<Vec<PathBuf>> {
@@ -154,7 +153,25 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-impl WalStore for FileWal {
+impl FileLog {
+    fn files(&self) -> io::Result<Vec<Named>> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let Some((epoch, first)) = name.strip_suffix(".wal").and_then(|stem| stem.split_once('-')) else {
+                continue;
+            };
+            if let (Ok(epoch), Ok(first)) = (u64::from_str_radix(epoch, 16), u64::from_str_radix(first, 16)) {
+                files.push(Named { epoch, first, path });
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+}
+
+impl WalReader for FileLog {
     fn epochs(&self) -> io::Result<Vec<u64>> {
         let mut epochs: Vec<u64> = self.files()?.into_iter().map(|file| file.epoch).collect();
         epochs.dedup();
@@ -186,6 +203,22 @@ impl WalStore for FileWal {
             }
         }
         Ok(Replay { entries, last: last(next), end: ReplayEnd::Open })
+    }
+}
+
+impl WalReader for FileWal {
+    fn epochs(&self) -> io::Result<Vec<u64>> {
+        self.log().epochs()
+    }
+
+    fn replay(&self, epoch: u64, after: u64) -> io::Result<Replay> {
+        self.log().replay(epoch, after)
+    }
+}
+
+impl WalStore for FileWal {
+    fn reader(&self) -> Arc<dyn WalReader> {
+        Arc::new(self.log())
     }
 
     fn create(&mut self, epoch: u64, seq: u64, bytes: &[u8]) -> Result<(), WalError> {

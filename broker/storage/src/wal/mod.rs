@@ -35,6 +35,8 @@
 pub mod entry;
 pub mod file;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use entry::Entry;
@@ -50,12 +52,18 @@ pub enum WalError {
     Failed(std::io::Error),
 }
 
-/// Entries of one shard as a reader finds them.
-pub trait WalStore: Send {
+/// Entries of one shard as a reader finds them, also while they are written.
+pub trait WalReader: Send + Sync {
     /// Epochs that have any entry, ascending.
     fn epochs(&self) -> std::io::Result<Vec<u64>>;
     /// Entries of an epoch with a sequence number above `after`, in order, up to the first that is missing.
     fn replay(&self, epoch: u64, after: u64) -> std::io::Result<Replay>;
+}
+
+/// The log as its one writer has it.
+pub trait WalStore: WalReader {
+    /// A reader for elsewhere. What it reads stays until the next [`WalStore::collect`].
+    fn reader(&self) -> Arc<dyn WalReader>;
     /// Creates the next entry of the epoch being written and makes it durable. `bytes` is the whole entry.
     fn create(&mut self, epoch: u64, seq: u64, bytes: &[u8]) -> Result<(), WalError>;
     /// The next entry goes into a new file, so that all before it can be collected whole.
