@@ -49,7 +49,14 @@ pub async fn open(
         tell_loss(data, MANIFEST, vault, clock).await;
         return Err(self::missing(data));
     }
-    let cluster = ClusterId::from_bytes(metadata.cluster_id().await.map_err(failed)?);
+    let cluster = match metadata.cluster_id().await {
+        Ok(cluster) => ClusterId::from_bytes(cluster),
+        Err(error @ MetadataError::Malformed { .. }) => {
+            tell_loss(data, "manifest table cluster", vault, clock).await;
+            return Err(failed(error));
+        }
+        Err(error) => return Err(failed(error)),
+    };
     if read_cluster_id(data).is_some_and(|noted| noted != cluster) {
         tell_loss(data, "manifest table cluster", vault, clock).await;
         return Err(refused(data, &["cluster"]));
@@ -137,6 +144,7 @@ pub fn failed(data: &Path, error: MetadataError) -> Failure {
             format!("`{file}`: {error}"),
             "use the newer release, or another data folder; nothing was changed",
         ),
+        MetadataError::Malformed { table } => refused(data, &[table]),
         _ => Failure::new(
             Number::DataFolder,
             format!("`{file}`: {error}"),

@@ -369,6 +369,7 @@ def forged_garbage(g):
 # Name → (the edit, whose rows it makes doubtful, in which tables). Each gets a start of its own.
 EDITS = {
     "cluster.id := noise": (sql("UPDATE cluster SET id = ?", secrets.token_bytes(16)), {INSTALLATION}, {"cluster"}),
+    "the cluster's row taken away": (sql("DELETE FROM cluster"), {INSTALLATION}, {"cluster"}),
     "a cluster row more": (sql("INSERT INTO cluster (id) VALUES (x'01'), (x'01')"), {INSTALLATION}, {"cluster"}),
     "topics.sealed := noise": (topic_row("sealed = ?", secrets.token_bytes(107)), {ACME}, {"topics"}),
     "topics.sealed := another topic's": (topic_row("sealed = ?", sealed_of), {ACME}, {"topics"}),
@@ -506,6 +507,8 @@ def test_every_column_of_every_table_is_proved(ground):
             assert table in {t for _, t in g.doubts()}, f"a row more in {table}"
             g.restore_manifest()
             continue
+        if table == "cluster":
+            continue  # under another id no key opens: EDITS
         where = " AND ".join(f"{n} IS ?" for n in names)
         g.manifest.edit(f"DELETE FROM {table} WHERE {where}", rows[0])
         assert table in {t for _, t in g.doubts()}, f"a row of {table} taken away"
@@ -513,11 +516,7 @@ def test_every_column_of_every_table_is_proved(ground):
         for name, value in zip(names, rows[0]):
             other = value + 77 if isinstance(value, int) else value + "x" if isinstance(value, str) else bytes(b ^ 0x55 for b in value)
             g.manifest.edit(f"UPDATE {table} SET {name} = ? WHERE {where}", (other, *rows[0]))
-            if (table, name) == ("cluster", "id"):
-                # Under another id no key opens.
-                assert g.broker.run("manifest", "verify", "--config", g.broker.own_config).returncode == 1
-            else:
-                assert table in {t for _, t in g.doubts()}, f"{table}.{name}"
+            assert table in {t for _, t in g.doubts()}, f"{table}.{name}"
             g.restore_manifest()
     assert g.doubts() == set()
 

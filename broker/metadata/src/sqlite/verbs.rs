@@ -16,7 +16,15 @@ use crate::{
 #[async_trait::async_trait]
 impl Metadata for SqliteMetadata {
     async fn cluster_id(&self) -> Result<[u8; 16], MetadataError> {
-        self.run(|sql| sql.query_row("SELECT id FROM cluster", [], |row| row.get(0)).map_err(translate)).await
+        self.run(|sql| {
+            sql.query_row("SELECT id FROM cluster", [], |row| row.get(0)).map_err(|error| match error {
+                rusqlite::Error::QueryReturnedNoRows
+                | rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::InvalidColumnType(..) => MetadataError::Malformed { table: "cluster" },
+                error => translate(error),
+            })
+        })
+        .await
     }
 
     async fn topics(&self, tenant: TenantId) -> Result<Vec<TopicRow>, MetadataError> {
