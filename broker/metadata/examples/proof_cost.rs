@@ -79,7 +79,7 @@ fn commit(number: u64, first: i64, parts: usize) -> FlushCommit {
         appended_ms: 1,
     };
     let parts = (first..).take(parts).map(part).collect();
-    FlushCommit { segments: vec![segment], parts, state: Vec::new(), checkpoint: (1, 1) }
+    FlushCommit { segments: vec![segment], parts, state: Vec::new(), checkpoint: (1, 1), ..FlushCommit::default() }
 }
 
 async fn fill(path: &Path, kept: bool, parts: usize) -> Result<(), MetadataError> {

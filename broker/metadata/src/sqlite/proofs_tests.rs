@@ -9,7 +9,8 @@ use schloss_crypto::DataKey;
 
 use super::*;
 use crate::{
-    FlushCommit, KeyRow, Metadata, PartRow, PartitionRow, SealedRow, SegmentRow, ShardGuard, StateRow, TopicRow,
+    AsideRow, FlushCommit, KeyRow, Metadata, PartRow, PartitionRow, SealedRow, SegmentRow, ShardGuard, StateRow,
+    TopicRow,
 };
 
 pub fn key(byte: u8) -> Arc<IntegrityKey> {
@@ -100,12 +101,19 @@ async fn filled(folder: &Path) -> PathBuf {
         segments: vec![segment(1, 10), segment(1, 11), segment(1, 12), segment(2, 20)],
         parts: vec![part(1, 1, 10, 5), part(1, 1, 11, 10), part(1, 9, 12, 0), part(2, 1, 20, 5)],
         state: vec![state(1, b"s"), state(2, b"s")],
+        aside: vec![aside(1, 1), aside(2, 1)],
         checkpoint: (1, 2),
+        ..FlushCommit::default()
     };
     store.flush(guard, commit).await.unwrap();
     assert_eq!(store.garbage(i64::MAX, &[]).await.unwrap().len(), 1);
     assert!(!store.is_blank().await.unwrap());
     path
+}
+
+fn aside(account: u64, seq: u64) -> AsideRow {
+    let (first, last) = ((1, seq), (1, seq));
+    AsideRow { shard: ShardId(0), tenant: tenant(account), first, last, object_id: [3; 32], size: 1, digest: [4; 32] }
 }
 
 async fn doubts(path: &Path) -> Vec<Doubt> {
@@ -150,7 +158,7 @@ async fn every_edit_of_every_column_of_every_row_and_every_row_gone_is_found_and
     let path = filled(folder.path()).await;
     let whole = std::fs::read(&path).unwrap();
     let tables = scan::tables(&raw(&path)).unwrap();
-    assert_eq!(tables.len(), 11);
+    assert_eq!(tables.len(), 12);
     for table in &tables {
         let rows = rows_of(&raw(&path), table);
         assert!(!rows.is_empty(), "{} has rows to edit", table.name);
@@ -423,6 +431,8 @@ async fn run(store: &SqliteMetadata, guard: &mut ShardGuard, step: Step) {
                 segments: vec![segment(account, object)],
                 parts: vec![part(account, number, object, first)],
                 state: vec![state(account, &bytes)],
+                aside: bytes.first().map(|seq| aside(account, u64::from(*seq))).into_iter().collect(),
+                caught_up: if bytes.is_empty() { vec![tenant(account)] } else { vec![] },
                 checkpoint: (guard.epoch, 3),
             };
             store.flush(*guard, commit).await
