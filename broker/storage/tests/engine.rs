@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use schloss_core::{ClusterId, ManualClock, PartitionId, TenantId, TopicId};
 use schloss_crypto::testing::TestVault;
 use schloss_crypto::{DataKey, IntegrityKey};
-use schloss_metadata::{Metadata, SqliteMetadata, TopicRow};
+use schloss_metadata::{Doubt, Metadata, SqliteMetadata, TopicRow};
 use schloss_storage::{
     AppendError, Engine, EngineConfig, Foundation, LocalStore, LogConfig, OpenError, ReadError, StateRecord,
 };
@@ -78,11 +78,18 @@ struct World {
     folder: tempfile::TempDir,
     vault: Arc<TestVault>,
     clock: Arc<ManualClock>,
+    /// What a start finds in doubt, besides what it does.
+    doubts: Vec<Doubt>,
 }
 
 impl World {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), vault: TestVault::new(), clock: Arc::new(ManualClock::at(NOW_MS)) }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            vault: TestVault::new(),
+            clock: Arc::new(ManualClock::at(NOW_MS)),
+            doubts: Vec::new(),
+        }
     }
 
     fn config(&self) -> EngineConfig {
@@ -113,6 +120,7 @@ impl World {
         } else {
             metadata.prove(key.clone()).await.unwrap()
         };
+        assert_eq!(doubts, [], "whatever the engine did, the manifest is proved");
         let metadata: Arc<dyn Metadata> = Arc::new(metadata);
         let objects = self.folder.path().join("objects");
         std::fs::create_dir_all(&objects).unwrap();
@@ -124,7 +132,7 @@ impl World {
             objects,
             vault: self.vault.clone(),
             integrity: key,
-            doubts,
+            doubts: self.doubts.clone(),
             clock: self.clock.clone(),
         };
         Engine::open(config, foundation).await
@@ -573,6 +581,61 @@ async fn tenant_whose_key_is_denied_at_start_loses_nothing_and_the_others_are_se
     let engine = world.open().await;
     assert_eq!(values(&engine, ours, 0).await.len(), 3);
     assert_eq!(values(&engine, theirs, 0).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenant_whose_rows_are_in_doubt_stays_as_it_is_and_the_others_are_served() {
+    let mut world = World::new();
+    let engine = world.open().await;
+    let (ours, gone) = (topic_of(&engine, tenant()).await, topic_of(&engine, tenant()).await);
+    let theirs = topic_of(&engine, other_tenant()).await;
+    put(&engine, ours, &[b"in a segment"]).await;
+    engine.flush().await.unwrap();
+    put(&engine, gone, &[b"garbage"]).await;
+    engine.flush().await.unwrap();
+    engine.delete_topic(gone.topic, 1).await.unwrap();
+    put(&engine, ours, &[b"in the log"]).await;
+    put(&engine, theirs, &[b"theirs"]).await;
+    drop(engine);
+    let orphan = world.folder.path().join("objects/seg").join(tenant().to_string()).join("ab".repeat(32));
+    std::fs::write(&orphan, b"its row may have been taken away").unwrap();
+    let before = world.object_bytes();
+    world.doubts = vec![Doubt { tenant: Some(tenant()), table: "partitions".to_owned() }];
+    let engine = world.open().await;
+    assert_eq!(engine.in_doubt(tenant()).map(|doubt| doubt.tables.clone()), Some(vec!["partitions".to_owned()]));
+    assert_eq!(engine.stats().integrity_failures, 1);
+    assert!(engine.read(ours, 0, 1024, true).await.is_err() && engine.unlock(tenant()).await.is_err());
+    assert_eq!(values(&engine, theirs, 0).await.len(), 1);
+    put(&engine, theirs, &[b"more"]).await;
+    engine.flush().await.unwrap();
+    engine.apply_retention().await;
+    // Erases all garbage at once, but for theirs in doubt.
+    assert!(!engine.shred_tenant(other_tenant()).await.unwrap().log_purged, "a sealed section holds the log");
+    drop(engine);
+    assert_eq!(world.object_bytes(), before, "nothing of the tenant in doubt was erased or swept");
+    world.doubts.clear();
+    let engine = world.open().await;
+    let expected = vec![(0, b"in a segment".to_vec()), (1, b"in the log".to_vec())];
+    assert_eq!(values(&engine, ours, 0).await, expected);
+    assert!(!orphan.exists(), "a start without doubt sweeps");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoint_of_a_shard_that_the_manifest_does_not_know_is_refused_and_nothing_is_swept() {
+    let world = World::new();
+    let engine = world.open().await;
+    let ours = topic_of(&engine, tenant()).await;
+    put(&engine, ours, &[b"one"]).await;
+    engine.flush().await.unwrap();
+    engine.close().await;
+    drop(engine);
+    let (objects, before) = (world.folder.path().join("objects"), world.object_bytes());
+    std::fs::copy(objects.join("checkpoint/0000"), objects.join("checkpoint/0007")).unwrap();
+    let refused = world.try_open(world.config()).await.map(drop).unwrap_err();
+    assert!(matches!(refused, OpenError::UnknownShard { shard: 7 }), "{refused}");
+    assert_eq!(world.object_bytes(), before);
+    std::fs::remove_file(objects.join("checkpoint/0007")).unwrap();
+    assert_eq!(values(&*world.open().await, ours, 0).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
