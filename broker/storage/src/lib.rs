@@ -11,6 +11,8 @@
 //! - Nothing is answered, shown or counted before the entry that holds it is on disk.
 //! - Offsets of a partition have no gap and never come twice; a failed write gives back what it had assigned.
 //! - Each start takes a new epoch and never appends to an old one, so no entry id is sealed twice.
+//! - An entry is read back only when the installation's proof over it holds; a damaged log refuses the start and never passes for an empty one.
+//! - The log is collected behind every flush: what a tenant's key keeps from being flushed is set aside, in the same transaction.
 //! - A flush adds segments, state and checkpoint in one transaction guarded by epoch and writer.
 //!
 //! Must not: know names of topics, hold a lock across `.await`, answer from bytes whose tag was not checked.

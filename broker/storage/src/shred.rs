@@ -31,8 +31,8 @@ pub struct Shredded {
     pub objects: u64,
     /// Topics' own keys.
     pub topic_keys: u64,
-    /// The log's files were emptied too, and nothing of the topic or tenant is set aside. False while the tenant's own key is away, or
-    /// something could not be set aside and holds the log: run it again when it can.
+    /// The log's files were emptied too, and nothing of the tenant is set aside. False while the tenant's own key is away: what is set aside
+    /// goes with the first flush after it is back; and while something could neither be flushed nor set aside.
     pub log_purged: bool,
 }
 

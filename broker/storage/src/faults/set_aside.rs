@@ -267,6 +267,24 @@ async fn shredding_another_empties_the_log_and_shredding_its_own_takes_what_is_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn shredding_a_topic_says_while_its_tenants_entries_are_set_aside_and_they_go_with_the_key() {
+    let world = World::new();
+    let engine = world.open().await;
+    let (doomed, kept) = (topic(&engine, tenant(AWAY), 1).await, topic(&engine, tenant(AWAY), 2).await);
+    put_all(&engine, doomed, &[b"doomed"]).await;
+    put_all(&engine, kept, &[b"kept"]).await;
+    world.vault.set_unreachable(true);
+    flush_twice(&engine).await;
+    let done = engine.shred_topic(tenant(AWAY), doomed.topic, 1).await.unwrap();
+    assert!(!done.log_purged, "its entries are set aside");
+    world.vault.set_unreachable(false);
+    flush_twice(&engine).await;
+    assert_eq!((world.rows().await, world.aside_objects().await), (vec![], vec![]));
+    assert_eq!(payloads(&engine, kept).await, expected(&[b"kept"]));
+    engine.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn object_set_aside_that_no_row_names_is_swept_at_the_next_start() {
     let mut world = World::new();
     let engine = world.open().await;
