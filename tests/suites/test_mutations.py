@@ -541,6 +541,39 @@ def test_rows_and_sums_of_an_earlier_time_put_back_refuse_the_start(ground):
     assert told(g, {INSTALLATION}, {"proofs"})
 
 
+# What format 3 made of format 2, undone.
+EARLIER = """
+CREATE TEMP TABLE parts AS SELECT topic_id, idx, first_offset, next_offset, object_id, bytes, max_timestamp, appended_ms FROM segment_parts;
+DROP TABLE segment_parts;
+CREATE TABLE segment_parts (
+    topic_id BLOB NOT NULL, idx INTEGER NOT NULL, first_offset INTEGER NOT NULL, next_offset INTEGER NOT NULL,
+    object_id BLOB NOT NULL, bytes INTEGER NOT NULL, max_timestamp INTEGER NOT NULL, appended_ms INTEGER NOT NULL,
+    PRIMARY KEY (topic_id, idx, first_offset)) WITHOUT ROWID;
+CREATE INDEX parts_by_object ON segment_parts (object_id);
+INSERT INTO segment_parts SELECT * FROM parts;
+DROP TABLE proofs;
+PRAGMA user_version = 2;
+"""
+
+
+def test_a_manifest_of_an_earlier_format_is_left_alone_until_it_is_accepted_and_then_serves_everything(ground):
+    g = ground
+    g.restore()
+    g.manifest.script(EARLIER)
+    before = g.manifest.path.read_bytes()
+    code, said = g.broker.start_refused()
+    assert code == 1 and "SCH-206" in said and "schloss manifest accept" in said, said
+    assert g.manifest.path.read_bytes() == before
+    g.accept()
+    assert g.doubts() == set()
+    g.broker.start()
+    try:
+        assert g.judge(["other", "untouched"]) == {"other": "right", "untouched": "right"}
+        assert g.judge(["theirs"], "globex") == {"theirs": "right"}
+    finally:
+        g.broker.kill()
+
+
 @pytest.mark.parametrize("what", ["taken away", "emptied", "a new one in its place"])
 def test_a_lost_manifest_is_told_and_nothing_is_swept(ground, what, tmp_path):
     g = ground
