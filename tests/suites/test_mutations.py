@@ -314,7 +314,9 @@ WHOLE = {
     "state.sealed := noise": sql("UPDATE state SET sealed = ?", secrets.token_bytes(119)),
     "state.tenant exchanged": sql(f"UPDATE state SET tenant = CASE tenant WHEN {GLOBEX} THEN 111111111111 ELSE {GLOBEX} END"),
     "shards.checkpoint_epoch := 0": sql("UPDATE shards SET checkpoint_epoch = 0"),
+    "shards.opened := 99": sql("UPDATE shards SET opened = 99"),
     "shards gone": sql("DELETE FROM shards"),
+    "epochs.end_seq := 1": sql("UPDATE epochs SET end_seq = 1"),
 }
 # Edits that change nothing about what is true.
 EMPTY = {
@@ -324,7 +326,6 @@ EMPTY = {
     "segment_parts.bytes, max_timestamp, appended_ms := 1": sql("UPDATE segment_parts SET bytes = 1, max_timestamp = 1, appended_ms = 1"),
     "shards.epoch := 9": sql("UPDATE shards SET epoch = 9"),
     "shards.writer := noise": sql("UPDATE shards SET writer = ?", secrets.token_bytes(16)),
-    "epochs.end_seq := 1": sql("UPDATE epochs SET end_seq = 1"),
 }
 
 
