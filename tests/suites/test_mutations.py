@@ -407,6 +407,7 @@ EDITS = {
     "shards.checkpoint_epoch := 0": (sql("UPDATE shards SET checkpoint_epoch = 0"), {INSTALLATION}, {"shards"}),
     "shards.epoch := 9": (sql("UPDATE shards SET epoch = 9"), {INSTALLATION}, {"shards"}),
     "shards.writer := noise": (sql("UPDATE shards SET writer = ?", secrets.token_bytes(16)), {INSTALLATION}, {"shards"}),
+    "shards.opened := 99": (sql("UPDATE shards SET opened = 99"), {INSTALLATION}, {"shards"}),
     "shards gone": (sql("DELETE FROM shards"), {INSTALLATION}, {"shards"}),
     "epochs.end_seq := 1": (sql("UPDATE epochs SET end_seq = 1"), {INSTALLATION}, {"epochs"}),
     "epochs gone": (sql("DELETE FROM epochs"), {INSTALLATION}, {"epochs"}),
