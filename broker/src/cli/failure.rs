@@ -26,7 +26,7 @@ pub enum Number {
     /// A backup cannot be made, used or trusted.
     Backup = 205,
     /// The data folder was written by an earlier release, in a way that this one does not go on from.
-    OlderFormat = 206,
+    OlderFormat = 207,
     /// A listener cannot be opened.
     Listener = 301,
     /// The audit log does not verify.
