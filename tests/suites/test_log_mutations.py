@@ -270,7 +270,7 @@ def test_a_log_of_the_earlier_format_is_refused_with_the_way_and_nothing_is_chan
         path.write_bytes(raw)
     before = {p: p.read_bytes() for p in ground.data.rglob("*") if p.is_file()}
     code, said = ground.start_refused()
-    assert code == 1 and "SCH-206" in said and "backup create" in said and "backup restore" in said, said
+    assert code == 1 and "SCH-207" in said and "backup create" in said and "backup restore" in said, said
     assert {p: p.read_bytes() for p in ground.data.rglob("*") if p.is_file()} == before
 
 

@@ -553,6 +553,7 @@ CREATE TABLE segment_parts (
 CREATE INDEX parts_by_object ON segment_parts (object_id);
 INSERT INTO segment_parts SELECT * FROM parts;
 DROP TABLE proofs;
+DROP TABLE aside;
 PRAGMA user_version = 2;
 """
 
