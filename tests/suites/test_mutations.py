@@ -467,10 +467,12 @@ def test_an_edit_of_a_tenants_rows_stops_that_tenant_only_and_is_told_and_counte
         assert g.serves("globex") == (str(GLOBEX) not in owners)
         metrics = g.broker.admin_get("/metrics")[1]
         counted = float(re.search(r"(?m)^schloss_integrity_failures\w* ([0-9.]+)", metrics).group(1))
-        assert counted == sum(1 for o, _ in [(o, t) for o in owners for t in tables])
-        show = g.broker.run("tenant", "show", "acme", "--config", g.broker.own_config, "--output", "json")
-        if show.returncode == 0:
-            assert set(tables) <= set(json.loads(show.stdout)["tenants"][0]["in_doubt"])
+        assert counted == len(owners) * len(tables)
+        show = g.broker.run("tenant", "show", "acme", "--dir", g.broker.folder, "--output", "json")
+        assert set(tables) <= set(json.loads(show.stdout)["tenants"][0]["in_doubt"]), show.stderr
+        for verb in ("rewrap", "rewrite"):
+            refused = g.broker.run("keys", verb, "acme", "--dir", g.broker.folder)
+            assert refused.returncode == 1 and [*tables][0] in refused.stderr and "manifest verify" in refused.stderr, refused.stderr
     finally:
         g.broker.kill()
     for owner in owners:
