@@ -29,8 +29,8 @@ use schloss_metadata::{AsideRow, Metadata as _, MetadataError, SegmentRow, Sqlit
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::http::operator::{OperatorCall, OperatorRefusal};
 use crate::manifest::{self, NoKey};
+use crate::operate::{OperatorCall, OperatorRefusal};
 
 const MAGIC: [u8; 8] = *b"SCHLBKP1";
 /// A manifest beyond this is not read into memory.

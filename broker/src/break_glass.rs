@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::broker::Broker;
 use crate::credentials::SessionClaims;
-use crate::http::{OperatorCall, OperatorRefusal};
+use crate::operate::{OperatorCall, OperatorRefusal};
 use crate::tenancy::tenant_id;
 
 const GRANTED: &str = "schloss:BreakGlassGranted";

@@ -10,7 +10,7 @@ use std::time::Duration;
 use schloss_audit::{AuditConfig, AuditError, AuditLog, Class, Event, Verdict};
 use schloss_authz::Organisation;
 use schloss_certs::{ReloadingTls, TlsFiles};
-use schloss_core::{Clock, ClusterId, SystemClock, TenantId};
+use schloss_core::{Clock, SystemClock, TenantId};
 use schloss_crypto::{Denial, KeyError, random_array};
 use schloss_kms::Vault;
 use schloss_metadata::Metadata;
@@ -22,9 +22,10 @@ use crate::abroad::Met;
 use crate::acls::Acls;
 use crate::break_glass;
 use crate::catalog::{Catalog, CatalogLimits};
-use crate::cli::{Failure, Number};
+use crate::cluster_id;
 use crate::config::Config;
 use crate::credentials::Credentials;
+use crate::failure::{Failure, Number};
 use crate::groups::Groups;
 use crate::key_states::{self, Waiting};
 use crate::keys::{self, KeyService, Recorder};
@@ -45,8 +46,6 @@ const OPENING_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the organisation's folder and the certificates are looked at for changes.
 const RELOAD_EVERY: Duration = Duration::from_millis(300);
 
-/// File of the data folder that names the installation.
-const CLUSTER_ID: &str = "cluster-id";
 /// File of the data folder with the digest of the organisation in force.
 const IN_FORCE: &str = "organisation-in-force";
 
@@ -127,7 +126,7 @@ impl Broker {
         refuse_unproved_log(&config.data_dir.join("wal")).map_err(refused_log)?;
         let vault = Arc::clone(&key_service.vault);
         let (metadata, cluster) = manifest::open(&config.data_dir, &*vault, &clock).await?;
-        write_cluster_id(&config.data_dir, cluster)?;
+        cluster_id::write(&config.data_dir, cluster)?;
         let audit = AuditConfig::new(config.data_dir.join("audit"), cluster);
         let audit = starting::open_audit(audit, &vault, &clock, listeners, &tls).await.map_err(audit_log)?;
         vault.attach_sink(Arc::new(Recorder(Arc::clone(&audit))));
@@ -549,24 +548,6 @@ fn open_tls(config: &Config, organisation: &Organisation) -> Result<Arc<Reloadin
     ReloadingTls::open(files, hosts).map_err(|error| {
         Failure::new(Number::Certificate, error, "mend the file named above; see the manual, chapter operations")
     })
-}
-
-/// The installation's id beside the manifest, for tools that read sealed files while the broker holds the manifest.
-fn write_cluster_id(folder: &Path, cluster: ClusterId) -> Result<(), Failure> {
-    std::fs::write(folder.join(CLUSTER_ID), format!("{cluster}\n")).map_err(|error| {
-        Failure::new(
-            Number::DataFolder,
-            format!("`{}`: {error}", folder.display()),
-            "check rights and free space of the data folder",
-        )
-    })
-}
-
-/// The id [`Broker::open`] wrote.
-#[must_use]
-pub fn read_cluster_id(folder: &Path) -> Option<ClusterId> {
-    let text = std::fs::read_to_string(folder.join(CLUSTER_ID)).ok()?;
-    Some(ClusterId::from_bytes(*uuid::Uuid::parse_str(text.trim()).ok()?.as_bytes()))
 }
 
 /// The digest the running broker wrote last.

@@ -15,8 +15,8 @@ use schloss_kms::{
 use schloss_storage::{Finding, IntegritySink, OpenError};
 use zeroize::Zeroizing;
 
-use crate::cli::{Failure, Number};
 use crate::config::{AwsCredentialSource, Config, KeyringSecret, KmsProvider};
+use crate::failure::{Failure, Number};
 
 /// The installation itself, in the vault's words.
 pub const CLUSTER: [u8; 16] = [0; 16];

@@ -18,8 +18,8 @@ use schloss_crypto::{Denial, EncryptionContext, IntegrityKey, KeyError, KeyVault
 use schloss_metadata::{Doubt, KeyRow, Metadata, MetadataError, SqliteMetadata};
 use schloss_storage::{Damage, stored_key};
 
-use crate::broker::read_cluster_id;
-use crate::cli::{Failure, Number};
+use crate::cluster_id;
+use crate::failure::{Failure, Number};
 use crate::keys::CLUSTER;
 
 /// File of the data folder that holds the slow facts.
@@ -57,7 +57,7 @@ pub async fn open(
         }
         Err(error) => return Err(failed(error)),
     };
-    if read_cluster_id(data).is_some_and(|noted| noted != cluster) {
+    if cluster_id::read(data).is_some_and(|noted| noted != cluster) {
         tell_loss(data, "manifest table cluster", vault, clock).await;
         return Err(refused(data, &["cluster"]));
     }
@@ -103,7 +103,7 @@ fn knows_tenants(audit: &Path) -> bool {
 
 /// Tells, in the audit log if that opens, of a manifest that is gone or another installation's.
 async fn tell_loss(data: &Path, resource: &str, vault: &dyn KeyVault, clock: &Arc<dyn Clock>) {
-    let Some(cluster) = read_cluster_id(data) else { return };
+    let Some(cluster) = cluster_id::read(data) else { return };
     match AuditLog::open(AuditConfig::new(data.join("audit"), cluster), vault, Arc::clone(clock)).await {
         Ok(audit) => {
             let mut event = failure_event(None, resource.to_owned());

@@ -314,7 +314,7 @@ impl Reader {
         let vault = keys::open(config, &organisation).await?.vault;
         vault.attach_sink(std::sync::Arc::new(Unrecorded));
         let folder = audit_folder(config);
-        let cluster = crate::broker::read_cluster_id(&config.data_dir)
+        let cluster = crate::cluster_id::read(&config.data_dir)
             .ok_or_else(|| unreadable("the data folder does not say which installation it is of"))?;
         Ok(Self { folder, cluster, vault })
     }

@@ -65,7 +65,7 @@ impl Check {
         let subjects = self.subjects(config, &organisation)?;
         let (kms, _aws) = keys::provider(config, &organisation).await?;
         // A key policy may ask for the installation's id. Before the first start there is none.
-        let cluster = crate::broker::read_cluster_id(&config.data_dir).map(|id| id.to_bytes()).unwrap_or_default();
+        let cluster = crate::cluster_id::read(&config.data_dir).map(|id| id.to_bytes()).unwrap_or_default();
         let kms = &*kms;
         let asked = subjects.iter().map(|subject| async move {
             let unknown = unknown_key(kms.provider(), &subject.key);

@@ -8,7 +8,6 @@ mod broker;
 mod client;
 mod demo;
 mod door;
-mod failure;
 mod folder;
 mod iam;
 mod iam_credentials;
@@ -28,7 +27,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use failure::{Failure, Number};
+pub use crate::failure::{Failure, Number};
 
 /// Kafka for tenants who trust neither each other, nor the network, nor the disks.
 #[derive(Debug, Parser)]

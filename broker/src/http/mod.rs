@@ -4,10 +4,8 @@
 //! In: HTTP/1.1 over TLS. Out: figures without tenants' names, for anyone; commands, for operators only ([`operator`]);
 //! temporary credentials, for whoever signs ([`crate::sts`]).
 
-mod iam_verbs;
 pub mod operator;
 mod sts;
-mod verbs;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +25,6 @@ use tokio_rustls::TlsAcceptor;
 use crate::broker::Broker;
 
 use operator::Peer;
-pub use operator::{OperatorCall, OperatorRefusal};
 
 /// Where an admin connection comes from.
 #[derive(Clone, Copy, Debug)]

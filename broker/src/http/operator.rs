@@ -18,14 +18,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Json, Router};
 use schloss_audit::{Class, Event, Verdict};
-use schloss_core::TenantId;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::verbs;
 use crate::broker::Broker;
 use crate::login::request_name;
-use crate::tenancy::tenant_id;
+use crate::operate::{OperatorCall, OperatorRefusal, verbs};
 
 /// A command's body; the largest carry a policy document.
 pub(super) const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -35,82 +33,6 @@ const LINES_WAITING_MAX: usize = 64;
 /// Who is at the other end of an admin connection: the common name of an operator's certificate, if one was proved.
 #[derive(Clone, Debug)]
 pub(super) struct Peer(pub Option<Arc<str>>);
-
-/// One command under way.
-pub struct OperatorCall {
-    /// The broker.
-    pub broker: Arc<Broker>,
-    /// The operator's common name.
-    pub operator: Arc<str>,
-    /// In the audit log and in the answer.
-    pub request_id: String,
-    /// The command's own words.
-    pub body: Value,
-    lines: mpsc::Sender<Bytes>,
-}
-
-/// Why a command was not done, in words for its operator.
-#[derive(Debug)]
-pub struct OperatorRefusal {
-    /// A stable word, for scripts: for example `NoSuchTenant`.
-    pub code: &'static str,
-    /// What happened. No secrets, no records.
-    pub message: String,
-    /// What to do next.
-    pub next: String,
-}
-
-impl OperatorRefusal {
-    /// A refusal.
-    pub fn new(code: &'static str, message: impl ToString, next: impl Into<String>) -> Self {
-        Self { code, message: message.to_string(), next: next.into() }
-    }
-}
-
-impl OperatorCall {
-    /// A text of the body.
-    ///
-    /// # Errors
-    /// `MissingWord`.
-    pub fn text(&self, key: &'static str) -> Result<&str, OperatorRefusal> {
-        self.body.get(key).and_then(Value::as_str).ok_or_else(|| {
-            OperatorRefusal::new("MissingWord", format!("`{key}` is missing"), "say it; `--help` has an example")
-        })
-    }
-
-    /// The tenant whose alias or account stands under `tenant`.
-    ///
-    /// # Errors
-    /// `MissingWord`, `NoSuchTenant`.
-    pub fn tenant(&self) -> Result<TenantId, OperatorRefusal> {
-        let wanted = self.text("tenant")?;
-        self.broker.tenant_named(wanted).ok_or_else(|| {
-            OperatorRefusal::new(
-                "NoSuchTenant",
-                format!("there is no tenant `{wanted}`"),
-                "`schloss tenant list` tells them",
-            )
-        })
-    }
-
-    /// Tells the operator how far it is. Waits while he does not read; goes on when he went away.
-    pub async fn progress(&self, done: u64, of: u64) {
-        let line = line(&json!({ "progress": { "done": done, "of": of } }));
-        if self.lines.send(line).await.is_err() {
-            tracing::debug!(request_id = self.request_id, "the operator went away; the command goes on");
-        }
-    }
-}
-
-impl Broker {
-    /// The tenant of an alias or account number.
-    #[must_use]
-    pub fn tenant_named(&self, wanted: &str) -> Option<TenantId> {
-        let organisation = self.tenancy.policies().organisation();
-        let mut tenants = organisation.tenants();
-        tenants.find(|entry| entry.alias() == wanted || entry.account().to_string() == wanted).and_then(tenant_id)
-    }
-}
 
 pub(super) fn routes() -> Router<Arc<Broker>> {
     Router::new()
@@ -135,7 +57,7 @@ async fn call(
         return refused(StatusCode::BAD_REQUEST, "MalformedBody", "the body is not JSON");
     };
     let (lines, mut waiting) = mpsc::channel(LINES_WAITING_MAX);
-    let call = OperatorCall { broker, operator, request_id: request_name(), body, lines };
+    let call = OperatorCall::new(broker, operator, request_name(), body, lines);
     // Detached: a command that was begun is ended, whether or not its operator still listens.
     tokio::spawn(run(call, verb));
     let lines = futures::stream::poll_fn(move |context| {
@@ -162,9 +84,7 @@ async fn run(call: OperatorCall, verb: &'static verbs::Verb) {
             json!({ "error": { "code": refusal.code, "message": refusal.message, "next": refusal.next }, "request_id": call.request_id })
         }
     };
-    if call.lines.send(line(&last)).await.is_err() {
-        tracing::info!(request_id = call.request_id, "a command ended with nobody listening");
-    }
+    call.end(&last).await;
 }
 
 /// Not recorded, not done.
@@ -187,10 +107,6 @@ async fn record(
     call.broker.audit.record(event).await.map_err(|error| {
         OperatorRefusal::new("NotRecorded", error, "the audit log takes no event, so nothing is done; free its disk")
     })
-}
-
-fn line(value: &Value) -> Bytes {
-    Bytes::from(format!("{value}\n"))
 }
 
 fn refused(status: StatusCode, code: &'static str, message: &'static str) -> Response {

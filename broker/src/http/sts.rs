@@ -81,7 +81,7 @@ async fn redeem(
         return refused(StatusCode::SERVICE_UNAVAILABLE, "NotRecorded", "the request could not be processed");
     }
     match redeemed {
-        Ok((_, user, key)) => Json(super::iam_verbs::shown_once(&user, &key)).into_response(),
+        Ok((_, user, key)) => Json(crate::operate::credentials::shown_once(&user, &key)).into_response(),
         Err(_) => refused(StatusCode::FORBIDDEN, "InvalidToken", "the token is unknown, redeemed or expired"),
     }
 }

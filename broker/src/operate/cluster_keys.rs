@@ -13,9 +13,8 @@ use schloss_metadata::{KeyRow, MetadataError};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::http::operator::{OperatorCall, OperatorRefusal};
+use super::{OperatorCall, OperatorRefusal};
 use crate::keys::CLUSTER;
-use crate::operate_keys::told;
 
 #[derive(Debug, thiserror::Error)]
 enum Trouble {
@@ -49,7 +48,7 @@ impl Done {
 pub async fn rewrap(call: &OperatorCall, rate: u32) -> Result<Value, OperatorRefusal> {
     let pace = Duration::from_secs(1) / rate.max(1);
     let (progress, done) = (watch::Sender::new((0, 0)), Done::default());
-    let outcome = told(call, &progress, everything(call, pace, &progress, &done)).await;
+    let outcome = call.told(&progress, everything(call, pace, &progress, &done)).await;
     outcome.map_err(|error| {
         let next = match error {
             Trouble::Key(_) | Trouble::Audit(AuditError::Key(_)) => {

@@ -1,16 +1,13 @@
 //! The commands an operator may give to the running broker, one row each.
 
 use futures::future::BoxFuture;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::operator::{OperatorCall, OperatorRefusal};
-use crate::operate_keys;
+use super::{OperatorCall, Outcome, credentials, keys};
 use crate::tenancy::tenant_id;
 
-type Outcome = Result<Value, OperatorRefusal>;
-
 /// One command.
-pub(super) struct Verb {
+pub struct Verb {
     /// Of `schloss <noun> <verb>`.
     pub noun: &'static str,
     /// Of `schloss <noun> <verb>`.
@@ -20,25 +17,25 @@ pub(super) struct Verb {
 }
 
 /// Words of a body that are told in the audit event: what the command is about, never a secret.
-pub(super) const TOLD: [&str; 6] = ["tenant", "topic", "user", "role", "key", "id"];
+pub const TOLD: [&str; 6] = ["tenant", "topic", "user", "role", "key", "id"];
 
 /// All commands. A new one is a row here and a function in the room that does the work.
 static VERBS: [Verb; 10] = [
     Verb { noun: "broker", verb: "show", run: |call| Box::pin(broker_show(call)) },
     Verb { noun: "tenant", verb: "list", run: |call| Box::pin(tenant_list(call)) },
-    Verb { noun: "tenant", verb: "show", run: |call| Box::pin(operate_keys::tenant_show(call)) },
-    Verb { noun: "keys", verb: "rewrap", run: |call| Box::pin(operate_keys::rewrap(call)) },
-    Verb { noun: "keys", verb: "rewrite", run: |call| Box::pin(operate_keys::rewrite(call)) },
-    Verb { noun: "keys", verb: "shred-topic", run: |call| Box::pin(operate_keys::shred_topic(call)) },
-    Verb { noun: "keys", verb: "shred-tenant", run: |call| Box::pin(operate_keys::shred_tenant(call)) },
-    Verb { noun: "segment", verb: "verify", run: |call| Box::pin(operate_keys::verify_segments(call)) },
+    Verb { noun: "tenant", verb: "show", run: |call| Box::pin(keys::tenant_show(call)) },
+    Verb { noun: "keys", verb: "rewrap", run: |call| Box::pin(keys::rewrap(call)) },
+    Verb { noun: "keys", verb: "rewrite", run: |call| Box::pin(keys::rewrite(call)) },
+    Verb { noun: "keys", verb: "shred-topic", run: |call| Box::pin(keys::shred_topic(call)) },
+    Verb { noun: "keys", verb: "shred-tenant", run: |call| Box::pin(keys::shred_tenant(call)) },
+    Verb { noun: "segment", verb: "verify", run: |call| Box::pin(keys::verify_segments(call)) },
     Verb { noun: "break-glass", verb: "open", run: |call| Box::pin(crate::break_glass::open(call)) },
     Verb { noun: "backup", verb: "create", run: |call| Box::pin(crate::backup::create(call)) },
 ];
 
 /// The command of this name.
-pub(super) fn find(noun: &str, verb: &str) -> Option<&'static Verb> {
-    VERBS.iter().chain(&super::iam_verbs::VERBS).find(|known| known.noun == noun && known.verb == verb)
+pub fn find(noun: &str, verb: &str) -> Option<&'static Verb> {
+    VERBS.iter().chain(&credentials::VERBS).find(|known| known.noun == noun && known.verb == verb)
 }
 
 async fn broker_show(call: &OperatorCall) -> Outcome {

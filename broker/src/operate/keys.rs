@@ -4,22 +4,18 @@
 //! not said. Each command is in the audit log before it runs; a shredding leaves a certificate there.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use schloss_core::TenantId;
 use schloss_storage::{Engine, Shredded};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::http::operator::{OperatorCall, OperatorRefusal};
-
-type Outcome = Result<Value, OperatorRefusal>;
+use super::{OperatorCall, OperatorRefusal, Outcome, cluster_keys};
 
 /// ReEncrypt calls a second when nothing is said: far below AWS's quota of 10,000 for symmetric operations.
 const REWRAP_RATE: u64 = 50;
 /// MiB a second of a rewrite or a check when nothing is said.
 const REWRITE_MIB: u64 = 50;
-const TELL_EVERY: Duration = Duration::from_millis(100);
 
 /// `tenant show`: one tenant, or all.
 pub async fn tenant_show(call: &OperatorCall) -> Outcome {
@@ -76,12 +72,12 @@ fn show(call: &OperatorCall, id: TenantId) -> Value {
 pub async fn rewrap(call: &OperatorCall) -> Outcome {
     let rate = u32::try_from(number(call, "rate", REWRAP_RATE)).unwrap_or(u32::MAX);
     if call.body.get("cluster").and_then(Value::as_bool) == Some(true) {
-        return crate::rewrap_cluster::rewrap(call, rate).await;
+        return cluster_keys::rewrap(call, rate).await;
     }
     let tenant = call.tenant()?;
     undoubted(call, tenant)?;
     let progress = watch::Sender::new((0, 0));
-    let done = told(call, &progress, call.broker.engine.rewrap(tenant, rate, &progress)).await;
+    let done = call.told(&progress, call.broker.engine.rewrap(tenant, rate, &progress)).await;
     let done = done.map_err(|error| {
         let next = if error.is_of_kms() {
             "check both KMS keys and their policies (kms:ReEncryptFrom, kms:ReEncryptTo), then run it again: it goes on"
@@ -115,7 +111,7 @@ pub async fn rewrite(call: &OperatorCall) -> Outcome {
         OperatorRefusal::new("NotRewritten", error, "look at the broker's log, then run it again")
     };
     call.broker.engine.flush_now().await.map_err(|error| refused(&error))?;
-    let done = told(call, &progress, call.broker.engine.rewrite(tenant, topic, pace, &progress)).await;
+    let done = call.told(&progress, call.broker.engine.rewrite(tenant, topic, pace, &progress)).await;
     let done = done.map_err(|error| refused(&error))?;
     Ok(json!({ "segments": done.segments, "bytes": done.bytes }))
 }
@@ -188,7 +184,7 @@ pub async fn verify_segments(call: &OperatorCall) -> Outcome {
     let pace = number(call, "rate", REWRITE_MIB.saturating_mul(10)).saturating_mul(1 << 20);
     let progress = watch::Sender::new((0, 0));
     let engine: Arc<Engine> = Arc::clone(&call.broker.engine);
-    let found = told(call, &progress, engine.scrub(tenant, pace, &progress)).await;
+    let found = call.told(&progress, engine.scrub(tenant, pace, &progress)).await;
     let list = |found: Vec<(String, String)>| {
         found.into_iter().map(|(object, what)| json!({ "object": object, "what": what })).collect::<Vec<_>>()
     };
@@ -199,28 +195,6 @@ pub async fn verify_segments(call: &OperatorCall) -> Outcome {
         "damaged": list(damaged),
         "unread": list(found.unread),
     }))
-}
-
-/// Tells the operator how far `work` is while it runs.
-pub async fn told<T>(call: &OperatorCall, progress: &watch::Sender<(u64, u64)>, work: impl Future<Output = T>) -> T {
-    let mut seen = progress.subscribe();
-    tokio::pin!(work);
-    let mut ticks = tokio::time::interval(TELL_EVERY);
-    loop {
-        tokio::select! {
-            done = &mut work => {
-                let (done_now, of) = *seen.borrow();
-                call.progress(done_now, of).await;
-                return done;
-            }
-            _ = ticks.tick() => {
-                if seen.has_changed().unwrap_or(false) {
-                    let (done_now, of) = *seen.borrow_and_update();
-                    call.progress(done_now, of).await;
-                }
-            }
-        }
-    }
 }
 
 fn topic_named(

@@ -9,12 +9,10 @@ use schloss_core::TenantId;
 use schloss_crypto::ScramMechanism;
 use serde_json::{Value, json};
 
-use super::operator::{OperatorCall, OperatorRefusal};
 use super::verbs::Verb;
+use super::{OperatorCall, OperatorRefusal, Outcome};
 use crate::credentials::{CredentialError, ITERATIONS, NewAccessKey, ScramChange, rfc3339};
 use crate::tenancy::tenant_id;
-
-type Outcome = Result<Value, OperatorRefusal>;
 
 /// Iterations of a password set here (THREATS: at least 8192).
 const ITERATIONS_DEFAULT: u64 = 8_192;
@@ -27,7 +25,7 @@ const BOOTSTRAP_MINUTES: u64 = 60;
 const BOOTSTRAP_MINUTES_MAX: u64 = 7 * 24 * 60;
 
 /// The rows of this room.
-pub(super) static VERBS: [Verb; 13] = [
+pub static VERBS: [Verb; 13] = [
     Verb { noun: "access-key", verb: "create", run: |call| Box::pin(create(call)) },
     Verb { noun: "access-key", verb: "list", run: |call| Box::pin(list(call)) },
     Verb { noun: "access-key", verb: "rotate", run: |call| Box::pin(rotate(call)) },
@@ -61,7 +59,7 @@ impl From<CredentialError> for OperatorRefusal {
 }
 
 /// A new key as it is shown once.
-pub(super) fn shown_once(user: &str, key: &NewAccessKey) -> Value {
+pub fn shown_once(user: &str, key: &NewAccessKey) -> Value {
     json!({
         "UserName": user,
         "AccessKeyId": key.id,
