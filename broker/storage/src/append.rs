@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 use crate::error::AppendError;
 use crate::partition::{Partition, TailBatch};
 use crate::producer::{Check, Numbered};
-use crate::shard::{Appended, OWN_STATE, Publish, STATE_EPOCHS, ShardShared, StateRecord, Undo};
+use crate::shard::{Appended, Publish, Undo};
+use crate::shared::{OWN_STATE, STATE_EPOCHS, ShardShared, StateRecord};
 use crate::wal::entry;
 
 impl ShardShared {

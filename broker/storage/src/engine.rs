@@ -29,7 +29,8 @@ use crate::read::{Read, Reader, frame_cache};
 use crate::read_ahead;
 use crate::recovery::Recovery;
 use crate::segment::Segment;
-use crate::shard::{self, Appended, Command, OWN_STATE, Shard, ShardLimits, ShardShared, StateRecord};
+use crate::shard::{self, Appended, Command, Shard, ShardLimits};
+use crate::shared::{OWN_STATE, STATE_EPOCHS, STATE_PRODUCERS, ShardShared, StateRecord};
 use crate::stats::{Counters, EngineStats};
 use crate::topic_keys::TopicKeys;
 use crate::wal::WalStore;
@@ -450,7 +451,7 @@ impl Engine {
                 let dropped = partition.write().drop_tail_below(i64::MAX);
                 handle.shared.left_tail(dropped);
                 let mut states = handle.shared.states();
-                for kind in [shard::STATE_EPOCHS, shard::STATE_PRODUCERS] {
+                for kind in [STATE_EPOCHS, STATE_PRODUCERS] {
                     let record = StateRecord { key: crate::append::own_key(kind, &partition), value: None };
                     states.apply(partition.tenant, &record);
                 }

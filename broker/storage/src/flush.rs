@@ -18,7 +18,7 @@ use crate::keys::{RowKeys, TenantKeys};
 use crate::locked::Locked;
 use crate::partition::{Part, Partition, TailBatch};
 use crate::segment::{self, Build, BuildPart, Built, Segment, object_path};
-use crate::shard::{OWN_STATE, STATE_PRODUCERS, ShardShared};
+use crate::shared::{OWN_STATE, STATE_PRODUCERS, ShardShared};
 use crate::topic_keys::{TopicKeyError, TopicKeys};
 use crate::wal::WalReader;
 

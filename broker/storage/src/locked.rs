@@ -24,7 +24,7 @@ use crate::integrity::Damage;
 use crate::keys::{KeyTrouble, TenantKeys};
 use crate::partition::{Partition, TailBatch};
 use crate::producer::{Cursor, Numbered, Producers};
-use crate::shard::{OWN_STATE, STATE_EPOCHS, STATE_PRODUCERS, StateRecord, States};
+use crate::shared::{OWN_STATE, STATE_EPOCHS, STATE_PRODUCERS, StateRecord, States};
 use crate::wal::entry::{self, Item};
 
 /// A section as it stands in the log.

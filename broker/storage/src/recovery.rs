@@ -17,7 +17,7 @@ use crate::error::OpenError;
 use crate::flush::Flusher;
 use crate::locked::{self, InDoubt, Locked, Opener, SealedSection, Why};
 use crate::partition::Partition;
-use crate::shard::States;
+use crate::shared::States;
 use crate::wal::entry::{self, Entry, Header, Kind};
 use crate::wal::{ReplayEnd, WalError, WalStore, crc32c};
 
