@@ -268,7 +268,7 @@ fn refused(data: &Path, tables: &[&str]) -> Failure {
         Number::Manifest,
         format!("rows of `{}` are not what was written, in {}", data.join(MANIFEST).display(), tables.join(", ")),
         "copy the data folder and restore it from a backup; or look with `schloss manifest verify` and take the rows as they are with \
-         `schloss manifest accept`, as for a data folder of an earlier release, which had no proofs; nothing was changed",
+         `schloss manifest accept`; nothing was changed",
     )
 }
 

@@ -30,8 +30,8 @@ Needs the cluster's KMS key. Changes nothing. Exit status 1 when something is no
     #[command(after_help = "Example:
   schloss manifest accept --config /etc/schloss/schloss.toml --yes
 
-Also for a data folder of a release that had no proofs. Rows that were taken away do not come back; what every object must be
-is still checked. It is in the audit log as schloss:AcceptManifest.")]
+Rows that were taken away do not come back; what every object must be is still checked. It is in the audit log as
+schloss:AcceptManifest.")]
     Accept {
         #[command(flatten)]
         which: Which,
